@@ -1,0 +1,3 @@
+//! WebRTC Engine: video calls in one binary.
+
+pub mod base;
