@@ -1,3 +1,7 @@
 //! WebRTC Engine: video calls in one binary.
 
 pub mod base;
+
+pub mod config;
+
+pub mod log;
