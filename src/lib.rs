@@ -4,4 +4,8 @@ pub mod base;
 
 pub mod config;
 
+pub mod auth;
+
+pub mod ice_servers;
+
 pub mod log;
