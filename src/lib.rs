@@ -6,6 +6,10 @@ pub mod config;
 
 pub mod auth;
 
+pub mod room;
+
+pub mod p2p;
+
 pub mod ice_servers;
 
 pub mod log;
