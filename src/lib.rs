@@ -10,6 +10,8 @@ pub mod room;
 
 pub mod p2p;
 
+pub mod sfu;
+
 pub mod ice_servers;
 
 pub mod log;

@@ -1,0 +1,401 @@
+//! One outgoing numbering per slot, whatever source feeds it: sequence numbers, timestamps and VP8's counters.
+//!
+//! A receiver sees one SSRC for ever and must see one continuous stream on it. Within a source every number keeps its
+//! distance, so gaps stay gaps (and can be NACKed) and a late packet gets the number that was left for it.
+//!
+//! Invariants: an outgoing sequence number belongs to one packet only (SRTP forbids anything else, RFC 3711 §9.1), and the
+//! first one is below 2^15, because a receiver starts with rollover counter 0 (RFC 3711 §3.3.1).
+//! See RFC 3550 §5.1, RFC 7741 §4.2.
+
+use std::time::{Duration, Instant};
+
+use str0m::rtp::{SeqNo, Vp8Patch};
+
+use super::codec::Vp8Fields;
+
+/// The numbers of one incoming packet.
+#[derive(Debug, Clone, Copy)]
+pub struct Numbers {
+    /// Extended and without the numbers of padding.
+    pub seq: u64,
+    /// RTP time.
+    pub time: u32,
+    /// Of `time`, in Hz.
+    pub clock_rate: u32,
+    pub arrival: Instant,
+    pub vp8: Option<Vp8Fields>,
+}
+
+/// The numbers of one outgoing packet.
+#[derive(Debug, Clone, Copy)]
+pub struct Rewritten {
+    pub seq_no: SeqNo,
+    pub time: u32,
+    /// `None` when the payload goes out as it came.
+    pub vp8_patch: Option<Vp8Patch>,
+}
+
+/// The outgoing numbering of one slot.
+#[derive(Debug)]
+pub struct Rewriter {
+    /// One above the highest sequence number given out.
+    seq_next: u64,
+    /// The highest timestamp given out and when its first packet arrived.
+    newest: Option<(u32, Instant)>,
+    /// The timestamp a slot starts with.
+    time_first: u32,
+    source: Option<Source>,
+    picture_id: Counter,
+    tl0_pic_idx: Counter,
+    key_idx: Counter,
+}
+
+/// How the present source's numbers become ours.
+#[derive(Debug)]
+struct Source {
+    /// The first number that was taken over, and what it became.
+    seq_in: u64,
+    seq_out: u64,
+    /// To be added.
+    time: u32,
+}
+
+impl Rewriter {
+    pub fn new(random: &mut fastrand::Rng) -> Self {
+        Rewriter {
+            seq_next: random.u64(1..SEQ_FIRST_MAX),
+            newest: None,
+            time_first: random.u32(..),
+            source: None,
+            picture_id: Counter::default(),
+            tl0_pic_idx: Counter::default(),
+            key_idx: Counter::default(),
+        }
+    }
+
+    /// Whether something was ever sent.
+    pub fn has_sent(&self) -> bool {
+        self.newest.is_some()
+    }
+
+    /// The next packets come from another source, of which this is the first one to be sent.
+    ///
+    /// It follows the last one directly: the next sequence number, and as much later as it arrived later.
+    pub fn attach(&mut self, first: &Numbers) {
+        let time = match self.newest {
+            None => self.time_first,
+            Some((time, arrival)) => {
+                time.wrapping_add(ticks(first.arrival.saturating_duration_since(arrival), first.clock_rate))
+            }
+        };
+        self.source = Some(Source { seq_in: first.seq, seq_out: self.seq_next, time: time.wrapping_sub(first.time) });
+        self.picture_id.detach();
+        self.tl0_pic_idx.detach();
+        self.key_idx.detach();
+    }
+
+    /// No source until the next [`attach`](Self::attach); what comes until then is dropped.
+    pub fn detach(&mut self) {
+        self.source = None;
+    }
+
+    /// The packet is so far ahead of the last one that its source has to be attached anew, without a hole.
+    ///
+    /// Whoever lost so much needs a new start anyway, and a receiver that misses many such holes in a row would guess the
+    /// rollover counter wrongly and could never decrypt the slot again.
+    pub fn is_out_of_reach(&self, packet: &Numbers) -> bool {
+        self.source.as_ref().is_some_and(|source| {
+            let ahead = packet.seq.saturating_sub(source.seq_in);
+            ahead > (self.seq_next - source.seq_out).saturating_add(HOLE_MAX)
+        })
+    }
+
+    /// `None` for a packet from before the switch, whose number belongs to the former source.
+    pub fn rewrite(&mut self, packet: &Numbers) -> Option<Rewritten> {
+        let source = self.source.as_ref()?;
+        let seq = source.seq_out.checked_add(packet.seq.checked_sub(source.seq_in)?)?;
+        let time = packet.time.wrapping_add(source.time);
+
+        let is_newest = seq >= self.seq_next;
+        if is_newest {
+            self.seq_next = seq.checked_add(1)?;
+            let later = self.newest.is_none_or(|(newest, _)| time.wrapping_sub(newest).cast_signed() > 0);
+            if later {
+                self.newest = Some((time, packet.arrival));
+            }
+        }
+        let vp8_patch = packet.vp8.and_then(|fields| self.patch(&fields, is_newest));
+        Some(Rewritten { seq_no: seq.into(), time, vp8_patch })
+    }
+
+    fn patch(&mut self, fields: &Vp8Fields, is_newest: bool) -> Option<Vp8Patch> {
+        let descriptor = &fields.descriptor;
+        let mut patch = descriptor.patch();
+        let mut changed = false;
+        if let Some(value) = descriptor.picture_id() {
+            let mask = if fields.picture_id_is_long { 0x7fff } else { 0x7f };
+            let out = self.picture_id.rewrite(value, mask, is_newest);
+            patch = patch.picture_id(out);
+            changed |= out != value;
+        }
+        if let Some(value) = descriptor.tl0_pic_idx() {
+            let out = self.tl0_pic_idx.rewrite(value.into(), 0xff, is_newest) as u8;
+            patch = patch.tl0_pic_idx(out);
+            changed |= out != value;
+        }
+        if let Some(value) = descriptor.key_idx() {
+            let out = self.key_idx.rewrite(value.into(), 0x1f, is_newest) as u8;
+            patch = patch.key_idx(out);
+            changed |= out != value;
+        }
+        // The values fit by their masks; were one refused, the receiver would be served best by the payload as it is.
+        if changed { patch.build().ok() } else { None }
+    }
+}
+
+/// A small wrapping counter whose first value after a switch is one more than the last before.
+#[derive(Debug, Default)]
+struct Counter {
+    /// The value in the newest packet sent.
+    last: Option<u16>,
+    /// To be added to the present source's values; unknown until the first one comes.
+    offset: Option<u16>,
+}
+
+impl Counter {
+    fn detach(&mut self) {
+        self.offset = None;
+    }
+
+    fn rewrite(&mut self, value: u16, mask: u16, is_newest: bool) -> u16 {
+        let offset = *self.offset.get_or_insert_with(|| match self.last {
+            Some(last) => last.wrapping_add(1).wrapping_sub(value),
+            None => 0,
+        });
+        let out = value.wrapping_add(offset) & mask;
+        if is_newest {
+            self.last = Some(out);
+        }
+        out
+    }
+}
+
+/// A duration in units of a media clock: at least 1, so that time never stands still at a switch.
+fn ticks(elapsed: Duration, clock_rate: u32) -> u32 {
+    let ticks = elapsed.as_micros().saturating_mul(clock_rate.into()) / 1_000_000;
+    u32::try_from(ticks).unwrap_or(u32::MAX).clamp(1, TICKS_MAX)
+}
+
+/// First sequence numbers are below. Higher, and a packet lost at the start could make a receiver guess the rollover
+/// counter wrongly.
+const SEQ_FIRST_MAX: u64 = 1 << 15;
+/// The largest hole in a slot's sequence numbers: a receiver that misses 63 of the largest in a row can still follow.
+const HOLE_MAX: u64 = 512;
+/// A slot that was quiet for longer jumps only so far (3.3 hours at 90 kHz): half the range and more would look like the past.
+const TICKS_MAX: u32 = 1 << 30;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sfu::codec;
+    use str0m::format::Codec;
+    use str0m::rtp::Vp8Descriptor;
+
+    struct Bench {
+        start: Instant,
+        rewriter: Rewriter,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            Bench { start: Instant::now(), rewriter: Rewriter::new(&mut fastrand::Rng::with_seed(7)) }
+        }
+
+        fn numbers(&self, seq: u64, time: u32, ms: u64) -> Numbers {
+            let arrival = self.start + Duration::from_millis(ms);
+            Numbers { seq, time, clock_rate: 90_000, arrival, vp8: None }
+        }
+
+        fn attach(&mut self, seq: u64, time: u32, ms: u64) -> (u64, u32) {
+            self.rewriter.attach(&self.numbers(seq, time, ms));
+            self.send(seq, time, ms).expect("the first packet of a source is sent")
+        }
+
+        fn send(&mut self, seq: u64, time: u32, ms: u64) -> Option<(u64, u32)> {
+            let out = self.rewriter.rewrite(&self.numbers(seq, time, ms))?;
+            Some((*out.seq_no, out.time))
+        }
+    }
+
+    #[test]
+    fn starts_below_half_the_wire_range() {
+        for seed in 0..2000 {
+            let rewriter = Rewriter::new(&mut fastrand::Rng::with_seed(seed));
+            assert!((1..1 << 15).contains(&rewriter.seq_next));
+        }
+    }
+
+    #[test]
+    fn numbers_of_a_source_keep_their_distance_over_many_wraps() {
+        let mut bench = Bench::new();
+        // The source is far into its own numbering, and its timestamps wrap during the run.
+        let (seq_in, time_in) = (0xffff_fff0_u64, u32::MAX - 50_000);
+        let (seq_out, time_out) = bench.attach(seq_in, time_in, 0);
+        for n in 1..200_000_u64 {
+            let (seq, time) = bench.send(seq_in + n, time_in.wrapping_add(n as u32 * 3000), n * 33).unwrap();
+            assert_eq!(seq, seq_out + n);
+            assert_eq!(SeqNo::from(seq).as_u16(), (seq_out as u16).wrapping_add(n as u16));
+            assert_eq!(time, time_out.wrapping_add(n as u32 * 3000));
+        }
+    }
+
+    #[test]
+    fn gaps_and_late_packets() {
+        let mut bench = Bench::new();
+        let (first, _) = bench.attach(100, 0, 0);
+        assert_eq!(bench.send(105, 3000, 33).unwrap().0, first + 5);
+        assert_eq!(bench.send(103, 0, 40).unwrap().0, first + 3, "a late packet has its own number");
+        assert_eq!(bench.send(106, 3000, 41).unwrap().0, first + 6, "and does not move what follows");
+        assert_eq!(bench.send(99, 0, 42), None, "from before the first");
+    }
+
+    #[test]
+    fn holes_are_bounded() {
+        let mut bench = Bench::new();
+        bench.attach(100, 0, 0);
+        let out_of_reach = |bench: &Bench, seq: u64| bench.rewriter.is_out_of_reach(&bench.numbers(seq, 0, 0));
+        for (seq, expect) in [(0, false), (101, false), (101 + 512, false), (102 + 512, true), (u64::MAX, true)] {
+            assert_eq!(out_of_reach(&bench, seq), expect, "{seq}");
+        }
+        bench.send(101 + 512, 0, 0);
+        assert!(!out_of_reach(&bench, 102 + 512 + 512) && out_of_reach(&bench, 103 + 512 + 512));
+        bench.rewriter.detach();
+        assert!(!out_of_reach(&bench, u64::MAX));
+    }
+
+    #[test]
+    fn a_switch_continues_sequence_and_time() {
+        let mut bench = Bench::new();
+        let (first, time) = bench.attach(100, 1_000_000, 0);
+        bench.send(101, 1_003_000, 33);
+        bench.send(110, 1_006_000, 66);
+        // Twenty milliseconds after the newest packet of the old source.
+        assert_eq!(bench.attach(7, 5, 86), (first + 11, time + 6000 + 1800));
+        assert_eq!(bench.send(6, 5, 87), None, "older than the switch");
+        assert_eq!(bench.send(8, 5 + 3000, 119), Some((first + 12, time + 6000 + 1800 + 3000)));
+        // At the same moment time still moves.
+        assert_eq!(bench.attach(50, 77, 119), (first + 13, time + 6000 + 1800 + 3000 + 1));
+    }
+
+    #[test]
+    fn a_late_packet_does_not_take_time_back_before_a_switch() {
+        let mut bench = Bench::new();
+        let (first, time) = bench.attach(0, 0, 0);
+        bench.send(2, 6000, 66);
+        bench.send(1, 3000, 70);
+        // A newer packet with an older time (a reordered picture) does not either.
+        bench.send(3, 4500, 76);
+        assert_eq!(bench.attach(9, 9, 76), (first + 4, time.wrapping_add(6000 + 900)));
+    }
+
+    #[test]
+    fn a_switch_across_the_timestamp_wrap() {
+        let mut bench = Bench::new();
+        bench.rewriter.time_first = u32::MAX - 10;
+        assert_eq!(bench.attach(0, 500, 0).1, u32::MAX - 10);
+        assert_eq!(bench.attach(0, 900, 1).1, 79);
+        assert_eq!(bench.attach(0, 900, 2).1, 169);
+    }
+
+    #[test]
+    fn a_long_silence_never_looks_like_the_past() {
+        let mut bench = Bench::new();
+        let (_, time) = bench.attach(0, 0, 0);
+        let (_, later) = bench.attach(0, 0, 20 * 3600 * 1000);
+        assert_eq!(later.wrapping_sub(time), TICKS_MAX);
+    }
+
+    #[test]
+    fn detached_means_nothing_is_sent() {
+        let mut bench = Bench::new();
+        assert_eq!(bench.send(1, 0, 0), None);
+        bench.attach(1, 0, 0);
+        bench.rewriter.detach();
+        assert_eq!(bench.send(2, 0, 0), None);
+    }
+
+    #[test]
+    fn absurd_numbers_are_refused_not_panicked_at() {
+        let mut bench = Bench::new();
+        bench.attach(0, 0, 0);
+        assert_eq!(bench.send(u64::MAX, 0, 0), None);
+    }
+
+    /// Descriptor with all fields; `long` picture ids have 15 bits.
+    fn vp8(long: bool, picture_id: u16, tl0_pic_idx: u8, key_idx: u8) -> Vec<u8> {
+        let mut payload = vec![0x90, 0xf0];
+        if long {
+            payload.extend([0x80 | (picture_id >> 8) as u8, picture_id as u8]);
+        } else {
+            payload.push(picture_id as u8);
+        }
+        payload.extend([tl0_pic_idx, 0x60 | key_idx, 0x00, 0xaa]);
+        payload
+    }
+
+    /// What a receiver reads after the patch.
+    fn patched(payload: &[u8], patch: Option<Vp8Patch>) -> (Option<u16>, Option<u8>, Option<u8>) {
+        let payload = crate::sfu::tests::apply(patch, payload);
+        let descriptor = Vp8Descriptor::parse(&payload).unwrap();
+        (descriptor.picture_id(), descriptor.tl0_pic_idx(), descriptor.key_idx())
+    }
+
+    #[test]
+    fn vp8_counters_continue_and_wrap() {
+        let mut bench = Bench::new();
+        let mut send = |attach: bool, seq: u64, payload: &[u8]| {
+            let mut numbers = bench.numbers(seq, seq as u32 * 3000, seq);
+            numbers.vp8 = codec::inspect(Codec::Vp8, payload).unwrap().vp8;
+            if attach {
+                bench.rewriter.attach(&numbers);
+            }
+            let out = bench.rewriter.rewrite(&numbers).unwrap();
+            patched(payload, out.vp8_patch)
+        };
+        // A switch before it?, sequence number, payload, counters that go out.
+        let rows = [
+            // The first source passes as it is.
+            (true, 10, vp8(true, 0x7ffd, 254, 30), (0x7ffd, 254, 30)),
+            (false, 11, vp8(true, 0x7ffe, 255, 30), (0x7ffe, 255, 30)),
+            // A switch: one more each, whatever the source counts.
+            (true, 500, vp8(true, 3, 7, 1), (0x7fff, 0, 31)),
+            (false, 502, vp8(true, 5, 9, 2), (1, 2, 0)),
+            (false, 501, vp8(true, 4, 8, 1), (0, 1, 31)),
+            // A late packet did not count as the last one.
+            (true, 9, vp8(true, 0x7fff, 0, 0), (2, 3, 1)),
+            (false, 10, vp8(true, 0, 1, 0), (3, 4, 1)),
+            // A source with short picture ids.
+            (true, 1, vp8(false, 0x7f, 200, 5), (4, 5, 2)),
+            (false, 2, vp8(false, 0, 201, 5), (5, 6, 2)),
+            // And back.
+            (true, 1, vp8(true, 0x100, 200, 5), (6, 7, 3)),
+        ];
+        for (n, (attach, seq, payload, (picture_id, tl0, key))) in rows.into_iter().enumerate() {
+            let expect = (Some(picture_id), Some(tl0), Some(key));
+            assert_eq!(send(attach, seq, &payload), expect, "row {n}");
+        }
+        // A source without counters leaves them alone, and they continue afterwards.
+        assert_eq!(send(true, 1, &[0x10, 0x00, 0xaa]), (None, None, None));
+        assert_eq!(send(true, 1, &vp8(true, 9, 9, 9)), (Some(7), Some(8), Some(4)));
+    }
+
+    #[test]
+    fn an_untouched_payload_has_no_patch() {
+        let mut bench = Bench::new();
+        let payload = vp8(true, 1, 2, 3);
+        let mut numbers = bench.numbers(1, 0, 0);
+        numbers.vp8 = codec::inspect(Codec::Vp8, &payload).unwrap().vp8;
+        bench.rewriter.attach(&numbers);
+        assert!(bench.rewriter.rewrite(&numbers).unwrap().vp8_patch.is_none());
+    }
+}
