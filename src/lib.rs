@@ -12,6 +12,8 @@ pub mod p2p;
 
 pub mod sfu;
 
+pub mod peer;
+
 pub mod ice_servers;
 
 pub mod log;

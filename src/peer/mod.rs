@@ -1,0 +1,726 @@
+//! One WebRTC connection: ICE-lite, DTLS, SRTP and RTP in both directions with one participant.
+//!
+//! The only module that names [`str0m::Rtc`]. It turns m-lines into [`Line`]s, owns negotiation and glare (RFC 8829), and the
+//! maps from mid, ssrc and codec to what travels on the wire. It does not know rooms, nor who gets what.
+//!
+//! Driven by [`crate::shard`]: one mutation, then everything that str0m has to say is drained into a [`Sink`] (its
+//! single-mutation contract). A panic inside str0m ends this peer and nothing else.
+
+pub mod crypto;
+pub mod red;
+pub mod sdp;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustc_hash::FxHashMap;
+use str0m::change::{SdpAnswer, SdpOffer, SdpPendingOffer};
+use str0m::format::Codec;
+use str0m::media::{Direction, KeyframeRequestKind, MediaKind, Mid, Pt, Rid};
+use str0m::net::{Protocol, Receive};
+use str0m::rtp::{RtpPacket, RtpWrite, Ssrc};
+use str0m::{Candidate, Event as RtcEvent, IceConnectionState, Input, Output, Rtc, RtcConfig, RtcError};
+
+use crate::base::Class;
+use crate::config::VideoCodec;
+use crate::sfu::Forward;
+
+pub use sdp::SdpError;
+
+/// What all peers of a shard have in common.
+#[derive(Debug, Clone)]
+pub struct PeerConfig {
+    /// Host candidates, as announced; at least one.
+    pub candidates: Vec<SocketAddr>,
+    /// Video codecs in the order of preference; those missing are not offered.
+    pub video_codecs: Vec<VideoCodec>,
+    /// Caps put into every SDP, in bits per second.
+    pub audio_bitrate: u32,
+    pub video_max_bitrate: u32,
+    /// Retransmissions as a share of what is sent, 0 to 1.
+    pub retransmission_share: f32,
+    /// Bounds for SDP that comes from outside.
+    pub limits: sdp::Limits,
+}
+
+/// A datagram to send.
+pub struct Transmit {
+    /// The announced address to send from: one of [`PeerConfig::candidates`].
+    pub source: SocketAddr,
+    pub destination: SocketAddr,
+    pub class: Class,
+    pub data: Vec<u8>,
+}
+
+/// An RTP packet that arrived.
+pub struct Received {
+    pub mid: Mid,
+    pub rid: Option<Rid>,
+    pub codec: Codec,
+    pub red: bool,
+    /// The payload type of the primary codec as this publisher numbers it.
+    pub inner_pt: Pt,
+    pub clock_rate: u32,
+    pub packet: RtpPacket,
+}
+
+/// What a peer has to tell its shard.
+pub enum Event {
+    /// ICE and DTLS are up; media may flow.
+    Connected,
+    /// An authenticated connectivity check came from this address (RFC 8445 §7.3): it belongs to this peer.
+    AddressVerified(SocketAddr),
+    /// A subscriber asks for a key frame on this outgoing line.
+    KeyframeRequest(Mid),
+    /// The remote closed, or ICE is beyond hope.
+    Closed,
+    /// str0m panicked; the peer is dead.
+    Panicked,
+}
+
+/// Where a peer puts what comes out of it. Reused between calls, so that nothing is allocated once warm.
+#[derive(Default)]
+pub struct Sink {
+    pub transmits: VecDeque<Transmit>,
+    pub events: Vec<Event>,
+    pub received: Vec<Received>,
+}
+
+/// An m-line as the server sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Line {
+    pub mid: Mid,
+    pub kind: MediaKind,
+    /// The client sends on it.
+    pub receives: bool,
+    /// The server may send on it.
+    pub sends: bool,
+    /// Rejected or stopped: never to be used again.
+    pub stopped: bool,
+}
+
+/// A change that the server wants to negotiate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    Add(MediaKind, Direction),
+    Direct(Mid, Direction),
+}
+
+/// An offer of the server.
+pub struct Offer {
+    /// What an answer echoes.
+    pub id: u64,
+    pub sdp: String,
+    /// The mids of the [`Change::Add`]s, in their order.
+    pub added: Vec<Mid>,
+}
+
+/// Why a description was not taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NegotiationError {
+    /// It is not acceptable; the text says why.
+    Sdp(String),
+    /// An answer to an offer that the server has dropped.
+    Stale,
+    /// An answer without an offer.
+    Unexpected,
+    /// The peer is gone.
+    Dead,
+}
+
+impl From<SdpError> for NegotiationError {
+    fn from(e: SdpError) -> Self {
+        NegotiationError::Sdp(e.to_string())
+    }
+}
+
+/// One connection. See the module's documentation.
+pub struct Peer {
+    rtc: Rtc,
+    config: Arc<PeerConfig>,
+    created: Instant,
+    state: State,
+    pending: Option<Pending>,
+    has_offered: bool,
+    /// The remote DTLS fingerprints of the first description: another one means another PeerConnection.
+    remote_fingerprint: Option<String>,
+    /// In the order of negotiation.
+    lines: Vec<Line>,
+    receivers: FxHashMap<u32, Receiver>,
+    outgoing: FxHashMap<Mid, Outgoing>,
+    /// Payload types that carry audio, a bit each.
+    audio_pts: u128,
+    /// When str0m wants to be called again.
+    deadline: Instant,
+    /// Where everything but STUN goes, from and to: the pair of addresses that the client nominated last.
+    path: Option<(SocketAddr, SocketAddr)>,
+    counters: Counters,
+}
+
+/// Counted for statistics.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Counters {
+    pub packets_in: u64,
+    pub bytes_in: u64,
+    pub packets_out: u64,
+    pub bytes_out: u64,
+    /// Packets that this peer could not take, because it did not negotiate the codec.
+    pub codec_missing: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// No description yet.
+    Fresh,
+    Connecting,
+    Connected,
+    Dead,
+}
+
+struct Pending {
+    id: u64,
+    pending: SdpPendingOffer,
+    mids: Vec<String>,
+    added: Vec<(Mid, MediaKind)>,
+    restart_ufrag: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Receiver {
+    mid: Mid,
+    rid: Option<Rid>,
+}
+
+struct Outgoing {
+    ssrc: Ssrc,
+    /// What this line may carry: codec, payload type, payload type of RFC 2198 around it.
+    formats: Vec<(Codec, Pt, Option<Pt>)>,
+}
+
+impl Peer {
+    pub fn new(now: Instant, config: Arc<PeerConfig>) -> Peer {
+        let mut rtc_config = RtcConfig::new()
+            .set_crypto_provider(crypto::provider())
+            .set_dtls_cert(crypto::certificate().clone())
+            .set_rtp_mode(true)
+            .set_ice_lite(true)
+            .set_stats_interval(None)
+            .set_send_buffer_video(RTX_CACHE_VIDEO)
+            .set_send_buffer_audio(RTX_CACHE_AUDIO)
+            .clear_codecs()
+            .enable_opus(true, true);
+        for codec in &config.video_codecs {
+            rtc_config = match codec {
+                VideoCodec::Vp8 => rtc_config.enable_vp8(true),
+                VideoCodec::H264 => rtc_config.enable_h264(true),
+                VideoCodec::Vp9 => rtc_config.enable_vp9(true),
+                VideoCodec::Av1 => rtc_config.enable_av1(true),
+            };
+        }
+        let mut rtc = rtc_config.build(now);
+        for address in &config.candidates {
+            // An address that cannot be a candidate was refused when the configuration was read.
+            if let Ok(candidate) = Candidate::host(*address, Protocol::Udp) {
+                rtc.add_local_candidate(candidate);
+            }
+        }
+        Peer {
+            rtc,
+            config,
+            created: now,
+            state: State::Fresh,
+            pending: None,
+            has_offered: false,
+            remote_fingerprint: None,
+            lines: Vec::new(),
+            receivers: FxHashMap::default(),
+            outgoing: FxHashMap::default(),
+            audio_pts: 0,
+            deadline: now,
+            path: None,
+            counters: Counters::default(),
+        }
+    }
+
+    /// The user-name fragments that checks for this peer carry first (RFC 8445 §7.2.2): the current one, and that of
+    /// an ICE restart under way.
+    pub fn ufrags(&mut self) -> Vec<String> {
+        let current = self.rtc.direct_api().local_ice_credentials().ufrag;
+        let next = self.pending.as_ref().and_then(|p| p.restart_ufrag.clone());
+        std::iter::once(current).chain(next).collect()
+    }
+
+    pub fn lines(&self) -> &[Line] {
+        &self.lines
+    }
+
+    pub fn is_connected(&self) -> bool {
+        self.state == State::Connected
+    }
+
+    pub fn is_dead(&self) -> bool {
+        self.state == State::Dead
+    }
+
+    /// No description was exchanged yet.
+    pub fn is_fresh(&self) -> bool {
+        self.state == State::Fresh && self.pending.is_none()
+    }
+
+    /// The first offer that was ever made to this client waits for its answer.
+    pub fn awaits_first_answer(&self) -> bool {
+        self.state == State::Fresh && self.pending.is_some()
+    }
+
+    /// Whether a description answers the pending offer: by the mids of its lines.
+    pub fn is_answered_by(&self, text: &str) -> bool {
+        self.pending.as_ref().is_some_and(|p| p.mids == sdp::mids(text))
+    }
+
+    /// The id of the offer that waits for its answer.
+    pub fn pending_offer(&self) -> Option<u64> {
+        self.pending.as_ref().map(|p| p.id)
+    }
+
+    pub fn created(&self) -> Instant {
+        self.created
+    }
+
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// When [`Peer::flush`] is due, at the latest.
+    pub fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// True when this description comes from another PeerConnection than the ones before: the client started anew.
+    pub fn is_foreign(&self, text: &str) -> bool {
+        match (&self.remote_fingerprint, sdp::fingerprint(text)) {
+            (Some(known), Some(theirs)) => *known != theirs,
+            _ => false,
+        }
+    }
+
+    /// Takes the client's offer and gives the answer. A pending offer of the server is dropped: on glare the server
+    /// gives way (RFC 8829 §4.1.10), and its changes have to be offered again.
+    pub fn handle_offer(&mut self, now: Instant, text: &str, sink: &mut Sink) -> Result<String, NegotiationError> {
+        let summary = sdp::check(text, &self.config.limits)?;
+        let answer = self.guard(sink, |rtc| -> Result<String, String> {
+            let offer = SdpOffer::from_sdp_string(&sdp::essential(text)).map_err(|e| e.to_string())?;
+            let answer = rtc.sdp_api().accept_offer(offer).map_err(|e| e.to_string())?;
+            Ok(answer.to_sdp_string())
+        })?;
+        self.pending = None;
+        let answer = answer.map_err(NegotiationError::Sdp)?;
+        if self.remote_fingerprint.is_none() {
+            self.remote_fingerprint = summary.fingerprint;
+        }
+        for line in &summary.lines {
+            if let Some(kind) = line.kind {
+                self.note_line(line.mid, kind);
+            }
+        }
+        self.after_negotiation(now, sink);
+        Ok(sdp::finish(&answer, &self.config))
+    }
+
+    /// Makes an offer of these changes; `None` when they need none. There must be no pending one. `id` is for the answer to
+    /// echo: never 0, and never the same for one client.
+    pub fn create_offer(
+        &mut self,
+        now: Instant,
+        id: u64,
+        changes: &[Change],
+        ice_restart: bool,
+        sink: &mut Sink,
+    ) -> Result<Option<Offer>, NegotiationError> {
+        debug_assert!(self.pending.is_none(), "one offer at a time");
+        let mut added = Vec::new();
+        let mut restart_ufrag = None;
+        let made = self.guard(sink, |rtc| {
+            let mut api = rtc.sdp_api();
+            for change in changes {
+                match *change {
+                    Change::Add(kind, direction) => {
+                        added.push((api.add_media(kind, direction, None, None, None), kind));
+                    }
+                    Change::Direct(mid, direction) => api.set_direction(mid, direction),
+                }
+            }
+            if ice_restart {
+                restart_ufrag = Some(api.ice_restart(true).ufrag);
+            }
+            api.apply().map(|(offer, pending)| (offer.to_sdp_string(), pending))
+        })?;
+        self.drain(now, sink);
+        let Some((text, pending)) = made else { return Ok(None) };
+        self.has_offered = true;
+        let mids = sdp::mids(&text);
+        let offer = Offer { id, sdp: sdp::finish(&text, &self.config), added: added.iter().map(|a| a.0).collect() };
+        self.pending = Some(Pending { id, pending, mids, added, restart_ufrag });
+        Ok(Some(offer))
+    }
+
+    /// Takes the client's answer to the pending offer; `id` is what it echoed, if it did.
+    pub fn handle_answer(
+        &mut self,
+        now: Instant,
+        id: Option<u64>,
+        text: &str,
+        sink: &mut Sink,
+    ) -> Result<(), NegotiationError> {
+        let Some(pending) = &self.pending else {
+            return Err(if self.has_offered { NegotiationError::Stale } else { NegotiationError::Unexpected });
+        };
+        if id.is_some_and(|id| id != pending.id) {
+            return Err(NegotiationError::Stale);
+        }
+        let summary = sdp::check(text, &self.config.limits)?;
+        if summary.lines.iter().map(|l| l.mid_text.as_str()).ne(pending.mids.iter().map(String::as_str)) {
+            return Err(NegotiationError::Stale);
+        }
+        let Pending { pending, added, .. } = self.pending.take().expect("checked above");
+        let accepted = self.guard(sink, |rtc| -> Result<(), String> {
+            let answer = SdpAnswer::from_sdp_string(&sdp::essential(text)).map_err(|e| e.to_string())?;
+            rtc.sdp_api().accept_answer(pending, answer).map_err(|e| e.to_string())
+        })?;
+        accepted.map_err(NegotiationError::Sdp)?;
+        if self.remote_fingerprint.is_none() {
+            self.remote_fingerprint = summary.fingerprint;
+        }
+        for (mid, kind) in added {
+            self.note_line(mid, kind);
+        }
+        self.after_negotiation(now, sink);
+        Ok(())
+    }
+
+    /// Feeds one datagram and drains what follows from it (a second one before the drain would lose a packet).
+    ///
+    /// `destination` is the announced address that it reached. Bytes that are none of STUN, DTLS, RTP are dropped.
+    pub fn handle_datagram(
+        &mut self,
+        now: Instant,
+        source: SocketAddr,
+        destination: SocketAddr,
+        data: &[u8],
+        sink: &mut Sink,
+    ) {
+        let Ok(receive) = Receive::new(Protocol::Udp, source, destination, data) else { return };
+        self.counters.packets_in += 1;
+        self.counters.bytes_in += data.len() as u64;
+        let is_check = data[0] < 2;
+        let before = sink.transmits.len();
+        let fed = self.guard(sink, |rtc| rtc.handle_input(Input::Receive(now, receive)));
+        match fed {
+            Ok(Ok(())) => {}
+            // What cannot be used is dropped; no error of this kind may end a session (robustness: bad SRTP, odd STUN).
+            Ok(Err(e)) => tracing::debug!(error = %e, "datagram not taken"),
+            Err(_) => return,
+        }
+        self.drain(now, sink);
+        // An ICE agent answers only checks whose MESSAGE-INTEGRITY holds.
+        if is_check && sink.transmits.iter().skip(before).any(|t| t.destination == source && is_stun_success(&t.data)) {
+            sink.events.push(Event::AddressVerified(source));
+            // An address translator that rebinds makes a pair of the same priority as the one before, and str0m then stays
+            // with the older until it has been silent for 15 s. A controlling client nominates the one it uses, so the
+            // latest nomination is the one to follow.
+            if nominates(data) {
+                self.path = Some((destination, source));
+            }
+        }
+    }
+
+    /// Queues one packet; it leaves with the next [`Peer::flush`]. Returns false when this peer cannot take it.
+    pub fn write(&mut self, forward: Forward, sink: &mut Sink) -> bool {
+        let Some(outgoing) = self.outgoing.get(&forward.slot.mid) else { return false };
+        let Some(&(_, pt, red)) = outgoing.formats.iter().find(|f| f.0 == forward.codec) else {
+            self.counters.codec_missing += 1;
+            return false;
+        };
+        let ssrc = outgoing.ssrc;
+        let (pt, payload) = match (forward.red, red) {
+            (false, _) => (pt, forward.payload),
+            (true, Some(red_pt)) if forward.inner_pt == pt => (red_pt, forward.payload),
+            (true, Some(red_pt)) => match red::renumber(&forward.payload, *forward.inner_pt, *pt) {
+                Some(payload) => (red_pt, payload),
+                None => return false,
+            },
+            // This peer has no RED: only the newest frame goes to it.
+            (true, None) => match red::primary(&forward.payload) {
+                Some(payload) => (pt, payload.into()),
+                None => return false,
+            },
+        };
+        self.counters.packets_out += 1;
+        self.counters.bytes_out += payload.len() as u64;
+        let mut rtp = RtpWrite::new(pt, forward.seq_no, forward.time, forward.arrival, payload)
+            .marker(forward.marker)
+            .nackable(forward.nackable)
+            .ext_vals(forward.ext);
+        if let Some(patch) = forward.vp8_patch {
+            rtp = rtp.vp8_patch(patch);
+        }
+        let written = self.guard(sink, |rtc| match rtc.direct_api().stream_tx(&ssrc) {
+            Some(stream) => {
+                stream.write_rtp(rtp);
+                true
+            }
+            None => false,
+        });
+        written.unwrap_or(false)
+    }
+
+    /// Asks the client for a key frame.
+    pub fn request_keyframe(&mut self, mid: Mid, rid: Option<Rid>, sink: &mut Sink) {
+        let _ = self.guard(sink, |rtc| {
+            if let Some(stream) = rtc.direct_api().stream_rx_by_mid(mid, rid) {
+                stream.request_keyframe(KeyframeRequestKind::Pli);
+            }
+        });
+    }
+
+    /// Lets time pass and packets out. Serves str0m's immediate re-arms (its pacer asks to be called a microsecond
+    /// later) at once, a bounded number of times, so that a burst does not wait for the next turn of the loop.
+    pub fn flush(&mut self, now: Instant, sink: &mut Sink) {
+        let mut at = now;
+        for _ in 0..FLUSH_ROUNDS {
+            match self.guard(sink, |rtc| rtc.handle_input(Input::Timeout(at))) {
+                Ok(Ok(())) => {}
+                Ok(Err(e)) => {
+                    tracing::debug!(error = %e, "peer failed");
+                    self.die(Event::Closed, sink);
+                    return;
+                }
+                Err(_) => return,
+            }
+            self.drain(at, sink);
+            if self.state == State::Dead || self.deadline > now + IMMEDIATE {
+                return;
+            }
+            at = at.max(self.deadline);
+        }
+    }
+
+    /// Ends the connection: the remote gets a DTLS close_notify, as far as it can be reached.
+    pub fn close(&mut self, now: Instant, sink: &mut Sink) {
+        let _ = self.guard(sink, |rtc| rtc.close());
+        self.drain(now, sink);
+        self.state = State::Dead;
+    }
+
+    fn note_line(&mut self, mid: Mid, kind: MediaKind) {
+        if !self.lines.iter().any(|l| l.mid == mid) {
+            self.lines.push(Line { mid, kind, receives: false, sends: false, stopped: false });
+        }
+    }
+
+    fn after_negotiation(&mut self, now: Instant, sink: &mut Sink) {
+        if self.state == State::Fresh {
+            self.state = State::Connecting;
+        }
+        self.drain(now, sink);
+        // Payload types may have moved and lines may have turned.
+        self.receivers.clear();
+        self.audio_pts = 0;
+        for params in self.rtc.codec_config().params() {
+            if params.spec().codec.is_audio() {
+                for pt in [Some(params.pt()), params.red()].into_iter().flatten() {
+                    self.audio_pts |= 1u128 << (*pt & 127);
+                }
+            }
+        }
+        for line in &mut self.lines {
+            let Some(media) = self.rtc.media(line.mid) else {
+                line.stopped = true;
+                line.receives = false;
+                line.sends = false;
+                self.outgoing.remove(&line.mid);
+                continue;
+            };
+            let direction = media.direction();
+            line.stopped = media.disabled() || media.stopped();
+            line.receives = !line.stopped && direction.is_receiving();
+            line.sends = !line.stopped && direction.is_sending();
+            if !line.sends {
+                self.outgoing.remove(&line.mid);
+                continue;
+            }
+            let remote = media.remote_pts();
+            let formats: Vec<_> = self
+                .rtc
+                .codec_config()
+                .params()
+                .iter()
+                .filter(|p| remote.contains(&p.pt()) && p.spec().codec.kind() == line.kind)
+                .map(|p| (p.spec().codec, p.pt(), p.red().filter(|red| remote.contains(red))))
+                .collect();
+            let (mid, kind) = (line.mid, line.kind);
+            if let Some(stream) = self.rtc.direct_api().stream_tx_by_mid(mid, None) {
+                let ssrc = stream.ssrc();
+                stream.set_rtx_cache(
+                    if kind == MediaKind::Video { RTX_CACHE_VIDEO } else { RTX_CACHE_AUDIO },
+                    RTX_CACHE_AGE,
+                    Some(self.config.retransmission_share),
+                );
+                self.outgoing.insert(mid, Outgoing { ssrc, formats });
+            }
+        }
+        self.drain(now, sink);
+    }
+
+    /// Drains str0m until it says when it wants to be called again. One guard for the whole: outputs are large, and
+    /// moving each through one of its own costs as much as our rewriting of a packet.
+    fn drain(&mut self, now: Instant, sink: &mut Sink) {
+        if self.state == State::Dead {
+            return;
+        }
+        match catch_unwind(AssertUnwindSafe(|| self.drain_unguarded(now, sink))) {
+            Ok(Ok(())) => {}
+            Ok(Err(e)) => {
+                tracing::debug!(error = %e, "peer failed");
+                self.die(Event::Closed, sink);
+            }
+            Err(_) => self.die(Event::Panicked, sink),
+        }
+    }
+
+    fn drain_unguarded(&mut self, now: Instant, sink: &mut Sink) -> Result<(), RtcError> {
+        while self.state != State::Dead {
+            match self.rtc.poll_output()? {
+                Output::Timeout(at) => {
+                    self.deadline = at;
+                    return Ok(());
+                }
+                Output::Transmit(t) => {
+                    let data: Vec<u8> = t.contents.into();
+                    let class = self.class_of(&data);
+                    let (source, destination) = match self.path {
+                        Some(path) if data.first().is_some_and(|first| *first > 3) => path,
+                        _ => (t.source, t.destination),
+                    };
+                    sink.transmits.push_back(Transmit { source, destination, class, data });
+                }
+                Output::Event(event) => self.on_event(now, event, sink),
+            }
+        }
+        Ok(())
+    }
+
+    fn on_event(&mut self, _now: Instant, event: RtcEvent, sink: &mut Sink) {
+        match event {
+            RtcEvent::Connected => {
+                self.state = State::Connected;
+                sink.events.push(Event::Connected);
+            }
+            RtcEvent::RtpPacket(packet) => {
+                if let Some(received) = self.receive(packet) {
+                    sink.received.push(received);
+                }
+            }
+            RtcEvent::KeyframeRequest(request) => sink.events.push(Event::KeyframeRequest(request.mid)),
+            RtcEvent::IceConnectionStateChange(IceConnectionState::Disconnected) => {
+                tracing::debug!("ice disconnected");
+            }
+            RtcEvent::Closed => self.die(Event::Closed, sink),
+            _ => {}
+        }
+    }
+
+    fn receive(&mut self, packet: RtpPacket) -> Option<Received> {
+        let ssrc = packet.header.ssrc;
+        let receiver = match self.receivers.get(&*ssrc) {
+            Some(receiver) => *receiver,
+            None => {
+                let stream = self.rtc.direct_api().stream_rx(&ssrc).map(|s| (s.mid(), s.rid()))?;
+                let receiver = Receiver { mid: stream.0, rid: stream.1 };
+                if self.receivers.len() >= MAX_RECEIVERS {
+                    self.receivers.clear();
+                }
+                self.receivers.insert(*ssrc, receiver);
+                receiver
+            }
+        };
+        let pt = packet.header.payload_type;
+        let params = self.rtc.codec_config().find(|p| p.pt() == pt || p.red() == Some(pt))?;
+        Some(Received {
+            mid: receiver.mid,
+            rid: receiver.rid,
+            codec: params.spec().codec,
+            red: params.red() == Some(pt),
+            inner_pt: params.pt(),
+            clock_rate: params.spec().clock_rate.get(),
+            packet,
+        })
+    }
+
+    fn class_of(&self, data: &[u8]) -> Class {
+        match data {
+            // RTCP is told from RTP by its second byte (RFC 5761 §4).
+            [128..=191, 192..=223, ..] => Class::Control,
+            [128..=191, second, ..] if self.audio_pts >> (second & 127) & 1 == 1 => Class::Audio,
+            [128..=191, ..] => Class::Video,
+            _ => Class::Control,
+        }
+    }
+
+    fn die(&mut self, event: Event, sink: &mut Sink) {
+        if self.state != State::Dead {
+            self.state = State::Dead;
+            sink.events.push(event);
+        }
+    }
+
+    /// Runs one step of str0m. A panic ends this peer: it has no thread and holds no lock, so it can be discarded whole.
+    fn guard<T>(&mut self, sink: &mut Sink, step: impl FnOnce(&mut Rtc) -> T) -> Result<T, NegotiationError> {
+        if self.state == State::Dead {
+            return Err(NegotiationError::Dead);
+        }
+        match catch_unwind(AssertUnwindSafe(|| step(&mut self.rtc))) {
+            Ok(value) => Ok(value),
+            Err(_) => {
+                self.die(Event::Panicked, sink);
+                Err(NegotiationError::Dead)
+            }
+        }
+    }
+}
+
+fn is_stun_success(data: &[u8]) -> bool {
+    // Binding success response: RFC 8489 §5.
+    data.starts_with(&[0x01, 0x01])
+}
+
+/// Whether a connectivity check carries USE-CANDIDATE (RFC 8445 §7.1.2), in the part that its integrity covers.
+fn nominates(check: &[u8]) -> bool {
+    const MESSAGE_INTEGRITY: u16 = 0x0008;
+    const USE_CANDIDATE: u16 = 0x0025;
+    let mut rest = check.get(20..).unwrap_or_default();
+    while let [t0, t1, l0, l1, ..] = *rest {
+        match u16::from_be_bytes([t0, t1]) {
+            USE_CANDIDATE => return true,
+            MESSAGE_INTEGRITY => return false,
+            _ => {}
+        }
+        let length = usize::from(u16::from_be_bytes([l0, l1])).next_multiple_of(4);
+        rest = rest.get(4 + length..).unwrap_or_default();
+    }
+    false
+}
+
+/// Packets kept for retransmission per outgoing line. More costs about 440 bytes each and serves longer round trips.
+const RTX_CACHE_VIDEO: usize = 512;
+const RTX_CACHE_AUDIO: usize = 50;
+const RTX_CACHE_AGE: Duration = Duration::from_secs(1);
+/// A deadline this near is served in the same turn.
+const IMMEDIATE: Duration = Duration::from_micros(50);
+const FLUSH_ROUNDS: usize = 256;
+/// Streams of one publisher that are told apart before the map is learned anew: 4 tracks of 3 encodings, twice.
+const MAX_RECEIVERS: usize = 32;
