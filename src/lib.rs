@@ -16,4 +16,6 @@ pub mod peer;
 
 pub mod ice_servers;
 
+pub mod signal;
+
 pub mod log;
