@@ -18,4 +18,8 @@ pub mod ice_servers;
 
 pub mod signal;
 
+pub mod ws;
+
+pub mod http;
+
 pub mod log;
