@@ -22,4 +22,8 @@ pub mod ws;
 
 pub mod http;
 
+pub mod shard;
+
+pub mod metrics;
+
 pub mod log;

@@ -1,0 +1,561 @@
+//! Datagrams in, packets forwarded, and what each participant is to receive.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use str0m::media::{Direction, MediaKind, Mid};
+
+use super::demux::{self, Kind as DatagramKind};
+use super::signaling::{media_kind, mid_text};
+use super::{CONNECT_TIMEOUT, MAX_ADDRESSES, MAX_OFFERED_LINES, Participant, Published, Shard, TimerKey, Wish};
+use crate::base::{ParticipantKey, TrackId};
+use crate::peer::{Change, Event, Peer, Received};
+use crate::room::{self, Kind, Source, TrackMeta};
+use crate::sfu::{Incoming, Slot};
+use crate::signal::message::{self, ErrorCode, Receive, TrackSubscribed};
+
+impl Shard {
+    /// One datagram from the media socket that belongs to the announced address `local`.
+    ///
+    /// A connectivity check is for whom its user name says. Everything else must come from an address from which an
+    /// authenticated check came before; what does not is dropped without an answer.
+    pub fn handle_datagram(&mut self, now: Instant, local: SocketAddr, source: SocketAddr, data: &[u8]) {
+        self.metrics.received(data.len());
+        if data.len() > MAX_DATAGRAM {
+            self.metrics.dropped_datagram();
+            return;
+        }
+        let key = match demux::classify(data) {
+            DatagramKind::Check(ufrag) => self.ufrags.get(ufrag).copied(),
+            DatagramKind::Media => self.addresses.get(&source).copied(),
+            DatagramKind::Other => None,
+        };
+        let Some(key) = key else {
+            self.metrics.dropped_datagram();
+            return;
+        };
+        let Some(participant) = self.participants.get_mut(key.slot as usize).filter(|p| p.generation == key.generation)
+        else {
+            return;
+        };
+        let Some(peer) = &mut participant.peer else { return };
+        peer.handle_datagram(now, source, local, data, &mut self.sink);
+        self.touch(key);
+        self.absorb(now, key);
+    }
+
+    /// Takes what a peer has put into the sink to where it belongs.
+    pub(super) fn absorb(&mut self, now: Instant, key: ParticipantKey) {
+        self.transmits.append(&mut self.sink.transmits);
+        if !self.sink.received.is_empty() {
+            let mut received = std::mem::take(&mut self.sink.received);
+            for packet in received.drain(..) {
+                self.forward(now, key, &packet);
+            }
+            self.sink.received = received;
+        }
+        if !self.sink.events.is_empty() {
+            let mut events = std::mem::take(&mut self.sink.events);
+            for event in events.drain(..) {
+                self.on_peer_event(now, key, event);
+            }
+            events.append(&mut self.sink.events);
+            self.sink.events = events;
+        }
+    }
+
+    fn forward(&mut self, now: Instant, key: ParticipantKey, received: &Received) {
+        let Some(participant) = self.participants.get(key.slot as usize) else { return };
+        let Some(track) = participant.published.iter().find(|p| p.mid == received.mid).map(|p| p.track) else {
+            return;
+        };
+        let room = participant.room;
+        let packet = &received.packet;
+        let incoming = Incoming {
+            track,
+            rid: received.rid,
+            codec: received.codec,
+            red: received.red,
+            inner_pt: received.inner_pt,
+            seq_no: packet.seq_no,
+            ssrc: *packet.header.ssrc,
+            time: packet.header.timestamp,
+            clock_rate: received.clock_rate,
+            marker: packet.header.marker,
+            payload: &packet.payload,
+            ext: &packet.header.ext_vals,
+            arrival: packet.timestamp,
+        };
+        let mut forwards = std::mem::take(&mut self.forwards);
+        let Some(state) = self.rooms.get_mut(room) else { return };
+        state.sfu.handle_rtp(now, incoming, &mut forwards);
+        self.metrics.forwarded(forwards.len());
+        for forward in forwards.drain(..) {
+            let slot = forward.slot;
+            let Some(subscriber) = self
+                .participants
+                .get_mut(slot.participant.slot as usize)
+                .filter(|p| p.generation == slot.participant.generation)
+            else {
+                continue;
+            };
+            let Some(peer) = &mut subscriber.peer else { continue };
+            peer.write(forward, &mut self.sink);
+            subscriber.dirty = true;
+            if !subscriber.touched {
+                subscriber.touched = true;
+                self.touched.push(slot.participant);
+            }
+        }
+        self.forwards = forwards;
+        self.request_keyframes(now, room);
+    }
+
+    fn on_peer_event(&mut self, now: Instant, key: ParticipantKey, event: Event) {
+        match event {
+            Event::Connected => {
+                self.end_handshake(key);
+                // A client that rolled back would have said so by now.
+                if self.participant_mut(key).is_some_and(|p| p.shelved.take().is_some()) {
+                    self.want_plan(key);
+                }
+                let Some(participant) = self.participants.get(key.slot as usize) else { return };
+                let room = participant.room;
+                let state = &mut self.rooms[room];
+                for &(mid, _, track) in &participant.carried {
+                    state.sfu.subscribe(now, Slot { participant: key, mid }, track);
+                }
+                self.request_keyframes(now, room);
+            }
+            Event::AddressVerified(address) => {
+                if self.begin_handshake(now, key) {
+                    self.learn_address(key, address);
+                }
+            }
+            Event::KeyframeRequest(mid) => {
+                let Some(room) = self.participant(key).map(|p| p.room) else { return };
+                self.rooms[room].sfu.handle_keyframe_request(now, Slot { participant: key, mid });
+                self.request_keyframes(now, room);
+            }
+            Event::Closed => self.drop_peer(now, key),
+            Event::Panicked => {
+                self.metrics.panicked();
+                tracing::error!("a media connection panicked and was closed");
+                self.drop_peer(now, key);
+            }
+        }
+    }
+
+    /// DTLS follows the first authenticated check. Only so many handshakes run at a time; a peer that has to wait is not
+    /// listened to, and its client's retransmissions bring it here again.
+    fn begin_handshake(&mut self, now: Instant, key: ParticipantKey) -> bool {
+        let limits = &self.config.limits;
+        let (most, time) = (limits.dtls_handshakes, limits.dtls_timeout);
+        let has_room = self.connecting < most;
+        let Some(participant) = self.participant_mut(key) else { return false };
+        let is_up = participant.peer.as_ref().is_some_and(Peer::is_connected);
+        if is_up || participant.handshake_until.is_some() {
+            return true;
+        }
+        if has_room {
+            participant.handshake_until = Some(now + time);
+            self.connecting += 1;
+        }
+        has_room
+    }
+
+    fn end_handshake(&mut self, key: ParticipantKey) {
+        if self.participant_mut(key).is_some_and(|p| p.handshake_until.take().is_some()) {
+            self.connecting -= 1;
+        }
+    }
+
+    fn learn_address(&mut self, key: ParticipantKey, address: SocketAddr) {
+        if self.addresses.insert(address, key) == Some(key) {
+            return;
+        }
+        let Some(participant) = self.participant_mut(key) else { return };
+        participant.addresses.push(address);
+        if participant.addresses.len() > MAX_ADDRESSES {
+            let oldest = participant.addresses.remove(0);
+            if self.addresses.get(&oldest) == Some(&key) {
+                self.addresses.remove(&oldest);
+            }
+        }
+    }
+
+    /// Sends the key-frame requests that are due, and wakes again for those that are not.
+    pub(super) fn request_keyframes(&mut self, now: Instant, room: usize) {
+        let Some(state) = self.rooms.get_mut(room) else { return };
+        while let Some(request) = state.sfu.poll_keyframe_request(now) {
+            let Some((owner, mid)) = state.sources.get(&request.track).copied() else { continue };
+            let Some(participant) = self.participants.get_mut(owner.slot as usize) else { continue };
+            if let Some(peer) = &mut participant.peer {
+                peer.request_keyframe(mid, request.rid, &mut self.sink);
+                participant.dirty = true;
+                if !participant.touched {
+                    participant.touched = true;
+                    self.touched.push(owner);
+                }
+            }
+        }
+        match state.sfu.poll_timeout() {
+            Some(at) => self.wheel.set(TimerKey::Room(room).index(), at),
+            None => self.wheel.cancel(TimerKey::Room(room).index()),
+        }
+    }
+
+    /// The end of a turn for one peer.
+    pub(super) fn flush_peer(&mut self, now: Instant, key: ParticipantKey) {
+        let Some(participant) = self.participants.get_mut(key.slot as usize).filter(|p| p.generation == key.generation)
+        else {
+            return;
+        };
+        participant.touched = false;
+        let Some(peer) = &mut participant.peer else { return };
+        if std::mem::take(&mut participant.dirty) || peer.deadline() <= now {
+            peer.flush(now, &mut self.sink);
+        }
+        self.absorb(now, key);
+        self.arm_peer(key);
+    }
+
+    pub(super) fn handle_peer_timeout(&mut self, now: Instant, key: ParticipantKey) {
+        let Some(participant) = self.participant_mut(key) else { return };
+        let Some(peer) = &participant.peer else { return };
+        if !peer.is_connected() && now >= participant.connect_deadline(peer) {
+            tracing::info!(user = %participant.user, "the media connection did not come up and is given up");
+            self.drop_peer(now, key);
+            return;
+        }
+        participant.dirty = true;
+        self.touch(key);
+    }
+
+    fn arm_peer(&mut self, key: ParticipantKey) {
+        let Some(participant) = self.participant(key) else { return };
+        let Some(peer) = &participant.peer else { return };
+        let mut at = peer.deadline();
+        if !peer.is_connected() {
+            at = at.min(participant.connect_deadline(peer));
+        }
+        self.wheel.set(TimerKey::Participant(key.slot as usize).index(), at);
+    }
+
+    pub(super) fn ensure_peer(&mut self, now: Instant, key: ParticipantKey) {
+        let config = self.peer_config.clone();
+        let Some(participant) = self.participant_mut(key) else { return };
+        if participant.peer.is_none() {
+            participant.peer = Some(Peer::new(now, config));
+            self.register_ufrag(key);
+            self.touch(key);
+        }
+    }
+
+    /// Ends the media connection; the session stays and may offer anew.
+    pub(super) fn drop_peer(&mut self, now: Instant, key: ParticipantKey) {
+        self.end_handshake(key);
+        let Some(participant) = self.participants.get_mut(key.slot as usize).filter(|p| p.generation == key.generation)
+        else {
+            return;
+        };
+        participant.shelved = None;
+        let Some(mut peer) = participant.peer.take() else { return };
+        peer.close(now, &mut self.sink);
+        self.transmits.append(&mut self.sink.transmits);
+        self.sink.received.clear();
+        self.sink.events.clear();
+        let room = participant.room;
+        let ufrags = std::mem::take(&mut participant.ufrags);
+        let addresses = std::mem::take(&mut participant.addresses);
+        let published = std::mem::take(&mut participant.published);
+        participant.carried.clear();
+        participant.names.clear();
+        participant.candidates = 0;
+        for ufrag in ufrags {
+            self.ufrags.remove(&ufrag);
+        }
+        for address in addresses {
+            if self.addresses.get(&address) == Some(&key) {
+                self.addresses.remove(&address);
+            }
+        }
+        if let Some(state) = self.rooms.get_mut(room) {
+            // Another connection has other SRTP keys, so its numbering begins anew (RFC 3711 §3.3.1).
+            state.sfu.remove_participant(key);
+            for Published { track, .. } in published {
+                state.room.unpublish(key, track);
+            }
+        }
+        self.wheel.cancel(TimerKey::Participant(key.slot as usize).index());
+        self.pump(now, room);
+    }
+
+    /// An ICE restart changes the ufrag; the older ones stay valid, since checks for them may be on their way.
+    pub(super) fn register_ufrag(&mut self, key: ParticipantKey) {
+        let Some(participant) = self.participants.get_mut(key.slot as usize).filter(|p| p.generation == key.generation)
+        else {
+            return;
+        };
+        let Some(peer) = &mut participant.peer else { return };
+        for ufrag in peer.ufrags() {
+            let ufrag: Box<[u8]> = ufrag.into_bytes().into();
+            if participant.ufrags.contains(&ufrag) {
+                continue;
+            }
+            self.ufrags.insert(ufrag.clone(), key);
+            participant.ufrags.push(ufrag);
+            if participant.ufrags.len() > MAX_UFRAGS {
+                self.ufrags.remove(&participant.ufrags.remove(0));
+            }
+        }
+    }
+
+    /// Publishes the lines on which the client sends now and withdraws those on which it does not any more.
+    pub(super) fn publish_lines(&mut self, now: Instant, key: ParticipantKey) {
+        let Some(participant) = self.participant(key) else { return };
+        let Some(peer) = &participant.peer else { return };
+        let index = participant.room;
+        let gone: Vec<TrackId> = participant
+            .published
+            .iter()
+            .filter(|p| !peer.lines().iter().any(|l| l.mid == p.mid && l.receives))
+            .map(|p| p.track)
+            .collect();
+        let fresh: Vec<(Mid, MediaKind)> = peer
+            .lines()
+            .iter()
+            .filter(|l| l.receives && !participant.published.iter().any(|p| p.mid == l.mid))
+            .map(|l| (l.mid, l.kind))
+            .collect();
+        if let Some(participant) = self.participant_mut(key) {
+            participant.published.retain(|p| !gone.contains(&p.track));
+        }
+        for track in gone {
+            self.rooms[index].room.unpublish(key, track);
+        }
+        for (mid, kind) in fresh {
+            self.publish(now, key, index, mid, kind);
+        }
+        self.pump(now, index);
+    }
+
+    fn publish(&mut self, _now: Instant, key: ParticipantKey, index: usize, mid: Mid, kind: MediaKind) {
+        let Some(participant) = self.participant(key) else { return };
+        let text = mid_text(mid);
+        let named = participant.names.iter().find(|n| n.mid == text);
+        let (kind, default) = match kind {
+            MediaKind::Audio => (Kind::Audio, Source::Microphone),
+            MediaKind::Video => (Kind::Video, Source::Camera),
+        };
+        let source = named.map(|n| n.source).filter(|s| s.kind() == kind).unwrap_or(default);
+        let id = TrackId(self.next_track);
+        let meta = TrackMeta { id, kind, source, name: named.and_then(|n| n.name.clone()), mid: text };
+        self.next_track += 1;
+        match self.rooms[index].room.publish(key, meta) {
+            Ok(()) => {
+                if let Some(participant) = self.participant_mut(key) {
+                    participant.published.push(Published { mid, track: id });
+                }
+            }
+            Err(room::Error::TooManyTracks) => {
+                self.error_to(key, ErrorCode::TooManyTracks, "a participant may publish four tracks");
+            }
+            Err(_) => self.error_to(key, ErrorCode::Forbidden, "the token does not allow to publish this"),
+        }
+    }
+
+    /// Brings what a participant receives in line with what it should: fills and frees its outgoing lines, and, in
+    /// *tracks* mode, negotiates those that are missing.
+    pub(super) fn plan(&mut self, now: Instant, key: ParticipantKey) {
+        let Some(participant) = self.participants.get_mut(key.slot as usize).filter(|p| p.generation == key.generation)
+        else {
+            return;
+        };
+        participant.unplanned = false;
+        let index = participant.room;
+        let Some(state) = self.rooms.get(index) else { return };
+        if state.room.is_peer_to_peer(key) {
+            return;
+        }
+        let wanted = participant.wanted(key, state);
+        if participant.peer.is_none() {
+            // In slots mode the client offers first.
+            if participant.receive == Receive::Slots || wanted.is_empty() {
+                return;
+            }
+            self.ensure_peer(now, key);
+        }
+        let Some(participant) = self.participants.get_mut(key.slot as usize) else { return };
+        let Some(peer) = &participant.peer else { return };
+        let state = &mut self.rooms[index];
+        let mut notices: Vec<(Mid, MediaKind, Option<TrackId>)> = Vec::new();
+
+        participant.carried.retain(|&(mid, kind, track)| {
+            let usable = peer.lines().iter().any(|l| l.mid == mid && l.sends);
+            let keep = usable && wanted.iter().any(|w| w.0 == track);
+            if !keep {
+                state.sfu.unsubscribe(Slot { participant: key, mid });
+                notices.push((mid, kind, None));
+            }
+            keep
+        });
+
+        let mut missing: Vec<MediaKind> = Vec::new();
+        for &(track, kind) in &wanted {
+            if participant.carried.iter().any(|c| c.2 == track) {
+                continue;
+            }
+            let free = peer
+                .lines()
+                .iter()
+                .find(|l| l.kind == kind && l.sends && !participant.carried.iter().any(|c| c.0 == l.mid));
+            match free {
+                Some(line) => {
+                    // Before it is up a peer has nowhere to send to, and numbers must not run ahead of what is sent:
+                    // then its slots are subscribed when it is.
+                    if peer.is_connected() {
+                        state.sfu.subscribe(now, Slot { participant: key, mid: line.mid }, track);
+                    }
+                    participant.carried.push((line.mid, kind, track));
+                    // A line that goes from one track to the next is told once, with what it carries now.
+                    notices.retain(|n| n.0 != line.mid);
+                    notices.push((line.mid, kind, Some(track)));
+                }
+                None => missing.push(kind),
+            }
+        }
+        // While it is open which of two crossed offers the client goes by, a third would only add to it.
+        let may_offer = peer.pending_offer().is_none() && participant.shelved.is_none();
+        let changes = if may_offer && participant.receive == Receive::Tracks {
+            participant.changes(&missing)
+        } else {
+            Vec::new()
+        };
+        let restart = may_offer && std::mem::take(&mut participant.restart_wanted);
+        for (mid, kind, track) in notices {
+            self.notify_subscribed(key, index, mid, kind, track);
+        }
+        if !changes.is_empty() || restart {
+            self.make_offer(now, key, &changes, restart);
+        }
+        self.request_keyframes(now, index);
+    }
+
+    fn notify_subscribed(
+        &mut self,
+        key: ParticipantKey,
+        index: usize,
+        mid: Mid,
+        kind: MediaKind,
+        track: Option<TrackId>,
+    ) {
+        let state = &self.rooms[index];
+        let found = track.and_then(|track| {
+            let (owner, _) = state.sources.get(&track)?;
+            let user = &state.room.participant(*owner)?.user;
+            let (_, published) = state.room.track(track)?;
+            Some((track, user, published.meta.source))
+        });
+        let text = mid_text(mid);
+        let data = TrackSubscribed {
+            mid: &text,
+            track_id: found.map(|f| f.0),
+            user_id: found.map(|f| f.1),
+            kind: match kind {
+                MediaKind::Audio => Kind::Audio,
+                MediaKind::Video => Kind::Video,
+            },
+            source: found.map(|f| f.2),
+        };
+        let message = message::encode(
+            "track-subscribed",
+            Some(&state.id),
+            found.map(|f| f.1.as_str()).or(Some("sfu")),
+            None,
+            data,
+        );
+        let Some(conn) = self.participant(key).map(|p| p.conn) else { return };
+        self.send(conn, message);
+    }
+}
+
+impl Participant {
+    /// Until when a connection that is not up may take.
+    fn connect_deadline(&self, peer: &Peer) -> Instant {
+        let whole = peer.created() + CONNECT_TIMEOUT;
+        self.handshake_until.map_or(whole, |handshake| handshake.min(whole))
+    }
+
+    /// The tracks that this participant is to receive, oldest first, at most as many of a kind as lines may be.
+    fn wanted(&self, key: ParticipantKey, state: &super::RoomState) -> Vec<(TrackId, MediaKind)> {
+        if !self.may_subscribe {
+            return Vec::new();
+        }
+        let mut count = [0usize; 2];
+        state
+            .room
+            .tracks()
+            .filter(|(owner, track)| {
+                // Without a wish there is nothing to look up.
+                *owner != key
+                    && if self.wishes.is_empty() {
+                        self.auto_subscribe
+                    } else {
+                        self.wishes_for(state.room.participant(*owner).map(|p| &p.user), track.meta.id)
+                    }
+            })
+            .map(|(_, track)| (track.meta.id, media_kind(track.meta.kind)))
+            .filter(|(_, kind)| {
+                let count = &mut count[usize::from(*kind == MediaKind::Video)];
+                *count += 1;
+                *count <= MAX_OFFERED_LINES
+            })
+            .collect()
+    }
+
+    /// The latest wish that names the track or its user decides; without one, `autoSubscribe` does.
+    fn wishes_for(&self, user: Option<&crate::base::UserId>, track: TrackId) -> bool {
+        self.wishes
+            .iter()
+            .rev()
+            .find(|(wish, _)| match wish {
+                Wish::Track(id) => *id == track,
+                Wish::User(id) => Some(id) == user,
+            })
+            .map_or(self.auto_subscribe, |(_, wanted)| *wanted)
+    }
+
+    /// What has to be negotiated so that lines of these kinds come to be, and so that lines without a track rest.
+    fn changes(&self, missing: &[MediaKind]) -> Vec<Change> {
+        let Some(peer) = &self.peer else { return Vec::new() };
+        let mut changes = Vec::new();
+        let mut resting: Vec<(Mid, MediaKind)> = Vec::new();
+        let mut lines = [0usize; 2];
+        for line in peer.lines().iter().filter(|l| !l.receives && !l.stopped) {
+            lines[usize::from(line.kind == MediaKind::Video)] += 1;
+            if !line.sends {
+                resting.push((line.mid, line.kind));
+            } else if !self.carried.iter().any(|c| c.0 == line.mid) {
+                changes.push(Change::Direct(line.mid, Direction::Inactive));
+            }
+        }
+        for kind in missing {
+            if let Some(at) = resting.iter().position(|r| r.1 == *kind) {
+                changes.push(Change::Direct(resting.remove(at).0, Direction::SendOnly));
+                continue;
+            }
+            let count = &mut lines[usize::from(*kind == MediaKind::Video)];
+            if *count < MAX_OFFERED_LINES {
+                *count += 1;
+                changes.push(Change::Add(*kind, Direction::SendOnly));
+            }
+        }
+        changes
+    }
+}
+
+/// Larger ones are no media of ours: the largest that str0m writes is smaller, and what it cannot hold panics it.
+const MAX_DATAGRAM: usize = 1500;
+/// Of two negotiations: the current one and the one before an ICE restart.
+const MAX_UFRAGS: usize = 4;

@@ -1,0 +1,570 @@
+//! The machine that owns everything of one core: sessions, rooms, participants, their peers and who gets whose media.
+//!
+//! Still a machine: it is fed texts, datagrams, mail and time, and asked for outputs and the next deadline. The worker
+//! drives it on a real loop, the simulator with virtual time. Machines inside it never call each other; the shard
+//! carries values between them.
+//!
+//! One turn: any number of `handle_*`, then [`Shard::flush`] once, then [`Shard::poll_output`] and
+//! [`Shard::poll_transmit`] until `None`, then sleep until [`Shard::poll_timeout`].
+//!
+//! - [`demux`]: whose datagram is this
+//! - [`directory`]: which worker a room lives on
+//! - `media`: datagrams, forwarding, negotiation of what a participant receives
+//! - `signaling`: what a message of a client does
+
+pub mod demux;
+pub mod directory;
+mod media;
+mod signaling;
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use rustc_hash::FxHashMap;
+use slab::Slab;
+use str0m::media::{MediaKind, Mid};
+use tungstenite::Utf8Bytes;
+
+use crate::auth::Verifier;
+use crate::base::wheel::Wheel;
+use crate::base::{ConnKey, ParticipantKey, RoomId, TrackId, UserId, WorkerId};
+use crate::config::Config;
+use crate::metrics::WorkerMetrics;
+use crate::p2p::P2p;
+use crate::peer::{Peer, PeerConfig, Sink, Transmit};
+use crate::room::{LeaveReason, Room};
+use crate::sfu::{Forward, Sfu};
+use crate::signal::message::{Receive, TrackName};
+use crate::signal::session::{Action, Phase, Session};
+
+use directory::Directory;
+
+/// What a shard needs to know of its surroundings.
+pub struct ShardConfig {
+    pub worker: WorkerId,
+    pub workers: u8,
+    pub config: Arc<Config>,
+    pub peer: Arc<PeerConfig>,
+    pub verifier: Arc<Verifier>,
+    pub metrics: Arc<WorkerMetrics>,
+    /// No key was configured: the first to join a call is its host.
+    pub dev_mode: bool,
+    /// Seeds everything that need not be secret, so that a simulation repeats.
+    pub seed: u64,
+}
+
+/// What a shard asks its worker to do.
+#[derive(Debug)]
+pub enum Output {
+    /// A signaling message for a client.
+    Send { conn: ConnKey, text: Utf8Bytes },
+    /// Close a client's WebSocket once what was sent before is out.
+    Close { conn: ConnKey, code: u16, reason: &'static str },
+    /// Hand the connection, with [`Shard::take_session`], to the worker of this room. When it has gone meanwhile:
+    /// [`Shard::handle_lost_arrival`].
+    Move { conn: ConnKey, room: RoomId, to: WorkerId },
+    /// Mail for another worker's shard.
+    Mail { to: WorkerId, mail: Mail },
+}
+
+/// What shards write to each other.
+#[derive(Debug)]
+pub enum Mail {
+    /// To worker 0: where does this room live?
+    Locate { from: WorkerId, conn: ConnKey, room: RoomId, create: bool },
+    /// The answer.
+    Located { conn: ConnKey, room: RoomId, place: Result<WorkerId, directory::Refusal> },
+    /// To worker 0: these joins are accounted for, see [`directory`].
+    Settle { room: RoomId, arrivals: u64 },
+}
+
+/// See the module's documentation.
+pub struct Shard {
+    id: WorkerId,
+    config: Arc<Config>,
+    peer_config: Arc<PeerConfig>,
+    verifier: Arc<Verifier>,
+    metrics: Arc<WorkerMetrics>,
+    dev_mode: bool,
+    draining: bool,
+    wall: SystemTime,
+    random: fastrand::Rng,
+
+    sessions: FxHashMap<ConnKey, Session>,
+    /// The key of the session at a slot of the worker's table, for its timer.
+    session_at: FxHashMap<u32, ConnKey>,
+    participants: Slab<Participant>,
+    next_generation: u32,
+    next_track: u64,
+    next_offer: u64,
+    rooms: Slab<RoomState>,
+    room_by_id: FxHashMap<RoomId, usize>,
+    /// Addresses from which an authenticated check came.
+    addresses: FxHashMap<SocketAddr, ParticipantKey>,
+    /// Peers that passed a connectivity check and whose DTLS handshake is not done.
+    connecting: usize,
+    ufrags: FxHashMap<Box<[u8]>, ParticipantKey>,
+    /// Only worker 0 has it.
+    directory: Option<Directory>,
+
+    wheel: Wheel,
+    /// Participants whose peer was fed or written to in this turn.
+    touched: Vec<ParticipantKey>,
+    /// Participants whose outgoing lines may have to change.
+    unplanned: Vec<ParticipantKey>,
+    sink: Sink,
+    forwards: Vec<Forward>,
+    outputs: VecDeque<Output>,
+    transmits: VecDeque<Transmit>,
+}
+
+/// A person in a room, with the session and the peer that serve them.
+struct Participant {
+    generation: u32,
+    conn: ConnKey,
+    room: usize,
+    user: UserId,
+    receive: Receive,
+    auto_subscribe: bool,
+    /// Wishes of `subscribe` and `unsubscribe`, by track and by user.
+    wishes: Vec<(Wish, bool)>,
+    may_subscribe: bool,
+    peer: Option<Peer>,
+    /// The peer whose first offer was crossed by the client's own, until it is clear which of the two the client goes by.
+    shelved: Option<Peer>,
+    ufrags: Vec<Box<[u8]>>,
+    addresses: Vec<SocketAddr>,
+    published: Vec<Published>,
+    /// Which outgoing line carries which track.
+    carried: Vec<(Mid, MediaKind, TrackId)>,
+    names: Vec<TrackName>,
+    candidates: usize,
+    restart_wanted: bool,
+    /// When the DTLS handshake under way is given up.
+    handshake_until: Option<Instant>,
+    touched: bool,
+    /// Is among [`Shard::unplanned`].
+    unplanned: bool,
+    /// Something was written to the peer since its last flush.
+    dirty: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Wish {
+    Track(TrackId),
+    User(UserId),
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Published {
+    mid: Mid,
+    track: TrackId,
+}
+
+/// A room and what belongs to it.
+struct RoomState {
+    id: RoomId,
+    room: Room,
+    sfu: Sfu,
+    p2p: P2p,
+    /// Who publishes a track, and on which line.
+    sources: FxHashMap<TrackId, (ParticipantKey, Mid)>,
+    created: SystemTime,
+    /// Joins that came here, see [`directory`].
+    arrivals: u64,
+}
+
+/// The three things that have a deadline share one wheel.
+#[derive(Debug, Clone, Copy)]
+enum TimerKey {
+    Participant(usize),
+    Room(usize),
+    Session(u32),
+}
+
+impl TimerKey {
+    fn index(self) -> usize {
+        match self {
+            TimerKey::Participant(slot) => slot * 3,
+            TimerKey::Room(slot) => slot * 3 + 1,
+            TimerKey::Session(slot) => slot as usize * 3 + 2,
+        }
+    }
+
+    fn from_index(index: usize) -> TimerKey {
+        match index % 3 {
+            0 => TimerKey::Participant(index / 3),
+            1 => TimerKey::Room(index / 3),
+            _ => TimerKey::Session((index / 3) as u32),
+        }
+    }
+}
+
+impl Shard {
+    pub fn new(now: Instant, wall: SystemTime, config: ShardConfig) -> Shard {
+        let directory =
+            (config.worker == WorkerId(0)).then(|| Directory::new(config.workers, config.config.limits.rooms));
+        Shard {
+            id: config.worker,
+            config: config.config,
+            peer_config: config.peer,
+            verifier: config.verifier,
+            metrics: config.metrics,
+            dev_mode: config.dev_mode,
+            draining: false,
+            wall,
+            random: fastrand::Rng::with_seed(config.seed),
+            sessions: FxHashMap::default(),
+            session_at: FxHashMap::default(),
+            connecting: 0,
+            participants: Slab::new(),
+            next_generation: 0,
+            // The worker's number in the upper bits keeps the ids of two workers apart.
+            next_offer: 1,
+            next_track: u64::from(config.worker.0) << 56 | 1,
+            rooms: Slab::new(),
+            room_by_id: FxHashMap::default(),
+            addresses: FxHashMap::default(),
+            ufrags: FxHashMap::default(),
+            directory,
+            wheel: Wheel::new(now),
+            touched: Vec::new(),
+            unplanned: Vec::new(),
+            sink: Sink::default(),
+            forwards: Vec::new(),
+            outputs: VecDeque::new(),
+            transmits: VecDeque::new(),
+        }
+    }
+
+    /// Wall time, for humans and tokens only. To be told about once a second.
+    pub fn handle_clock(&mut self, wall: SystemTime) {
+        self.wall = wall;
+    }
+
+    /// A WebSocket was accepted on this worker.
+    pub fn handle_open(&mut self, conn: ConnKey, session: Session) {
+        self.sessions.insert(conn, session);
+        self.session_at.insert(conn.slot, conn);
+        self.arm_session(conn);
+    }
+
+    /// A connection came from another worker; its join goes on here.
+    pub fn handle_arrival(&mut self, now: Instant, conn: ConnKey, session: Session) {
+        self.handle_open(conn, session);
+        self.enter(now, conn);
+        self.settle(now);
+    }
+
+    /// A connection that was to come from another worker was gone before it could.
+    pub fn handle_lost_arrival(&mut self, room: RoomId) {
+        self.account(room, 1);
+    }
+
+    /// Takes the session of a connection that moves away.
+    pub fn take_session(&mut self, conn: ConnKey) -> Option<Session> {
+        let session = self.sessions.remove(&conn)?;
+        self.session_at.remove(&conn.slot);
+        self.wheel.cancel(TimerKey::Session(conn.slot).index());
+        Some(session)
+    }
+
+    /// The largest message, in bytes, that a connection may send next. `None` while its join is under way: what follows
+    /// has to wait until the join is answered.
+    pub fn message_max(&self, conn: ConnKey) -> Option<usize> {
+        match self.sessions.get(&conn) {
+            Some(session) if matches!(session.phase(), Phase::Joining { .. }) => None,
+            Some(session) => Some(session.message_bytes_max()),
+            None => Some(self.config.limits.message),
+        }
+    }
+
+    pub fn handle_text(&mut self, now: Instant, conn: ConnKey, text: &str) {
+        let Some(session) = self.sessions.get_mut(&conn) else { return };
+        let participant = session.participant();
+        let action = session.handle_text(now, text);
+        self.act(now, conn, participant, action);
+        self.settle(now);
+    }
+
+    pub fn handle_binary(&mut self, now: Instant, conn: ConnKey) {
+        let Some(session) = self.sessions.get_mut(&conn) else { return };
+        let participant = session.participant();
+        let action = session.handle_binary(now);
+        self.act(now, conn, participant, action);
+        self.settle(now);
+    }
+
+    /// The connection is gone.
+    pub fn handle_closed(&mut self, now: Instant, conn: ConnKey) {
+        if let Some(session) = self.take_session(conn)
+            && let Some(participant) = session.participant()
+        {
+            self.remove_participant(now, participant, LeaveReason::Lost);
+        }
+        self.settle(now);
+    }
+
+    pub fn handle_mail(&mut self, now: Instant, mail: Mail) {
+        match mail {
+            Mail::Locate { from, conn, room, create } => {
+                let place = match &mut self.directory {
+                    Some(directory) => directory.locate(&room, create),
+                    None => Err(directory::Refusal::NotFound),
+                };
+                self.outputs.push_back(Output::Mail { to: from, mail: Mail::Located { conn, room, place } });
+            }
+            Mail::Located { conn, room, place } => self.on_located(now, conn, room, place),
+            Mail::Settle { room, arrivals } => {
+                if let Some(directory) = &mut self.directory {
+                    directory.settle(&room, arrivals);
+                }
+            }
+        }
+        self.settle(now);
+    }
+
+    /// No new joins; everyone is told. The worker waits until [`Shard::is_idle`].
+    pub fn handle_drain(&mut self) {
+        if !self.draining {
+            self.draining = true;
+            self.announce_draining();
+        }
+    }
+
+    /// Ends everything: media connections get a close_notify, sockets 1001.
+    pub fn handle_stop(&mut self, now: Instant) {
+        self.draining = true;
+        let keys: Vec<ParticipantKey> = self.keys().collect();
+        for key in keys {
+            self.remove_participant(now, key, LeaveReason::ServerStopped);
+        }
+        let conns: Vec<ConnKey> = self.sessions.keys().copied().collect();
+        for conn in conns {
+            self.outputs.push_back(Output::Close { conn, code: 1001, reason: "server going away" });
+        }
+        self.settle(now);
+        self.flush(now);
+    }
+
+    /// Nobody is in a call here.
+    pub fn is_idle(&self) -> bool {
+        self.participants.is_empty()
+    }
+
+    pub fn participant_count(&self) -> usize {
+        self.participants.len()
+    }
+
+    pub fn room_count(&self) -> usize {
+        self.rooms.len()
+    }
+
+    /// Serves every deadline that has passed.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some(index) = self.wheel.expired(now) {
+            match TimerKey::from_index(index) {
+                TimerKey::Participant(slot) => {
+                    if let Some(key) = self.key_of(slot) {
+                        self.handle_peer_timeout(now, key);
+                    }
+                }
+                TimerKey::Room(slot) => self.request_keyframes(now, slot),
+                TimerKey::Session(slot) => self.handle_session_timeout(now, slot),
+            }
+        }
+        self.settle(now);
+    }
+
+    /// The end of a turn: every peer that was fed or written to gets its time and says what it sends.
+    pub fn flush(&mut self, now: Instant) {
+        let mut touched = std::mem::take(&mut self.touched);
+        for key in touched.drain(..) {
+            self.flush_peer(now, key);
+        }
+        // Flushing may have touched others: a peer that died takes its tracks with it.
+        touched.append(&mut self.touched);
+        self.touched = touched;
+        self.settle(now);
+        self.metrics.set_rooms(self.rooms.len());
+        self.metrics.set_participants(self.participants.len());
+    }
+
+    /// The next datagram to send.
+    pub fn poll_transmit(&mut self) -> Option<Transmit> {
+        self.transmits.pop_front()
+    }
+
+    /// The next thing the worker has to do.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// [`Shard::poll_output`] has something.
+    pub fn has_output(&self) -> bool {
+        !self.outputs.is_empty()
+    }
+
+    /// When [`Shard::handle_timeout`] is due.
+    pub fn poll_timeout(&mut self) -> Option<Instant> {
+        self.wheel.next_deadline()
+    }
+
+    /// There are peers that want a [`Shard::flush`].
+    pub fn wants_flush(&self) -> bool {
+        !self.touched.is_empty()
+    }
+
+    fn keys(&self) -> impl Iterator<Item = ParticipantKey> + '_ {
+        self.participants.iter().map(|(slot, p)| ParticipantKey { slot: slot as u32, generation: p.generation })
+    }
+
+    fn key_of(&self, slot: usize) -> Option<ParticipantKey> {
+        let participant = self.participants.get(slot)?;
+        Some(ParticipantKey { slot: slot as u32, generation: participant.generation })
+    }
+
+    fn participant(&self, key: ParticipantKey) -> Option<&Participant> {
+        self.participants.get(key.slot as usize).filter(|p| p.generation == key.generation)
+    }
+
+    fn participant_mut(&mut self, key: ParticipantKey) -> Option<&mut Participant> {
+        self.participants.get_mut(key.slot as usize).filter(|p| p.generation == key.generation)
+    }
+
+    fn touch(&mut self, key: ParticipantKey) {
+        if let Some(participant) = self.participant_mut(key)
+            && !participant.touched
+        {
+            participant.touched = true;
+            self.touched.push(key);
+        }
+    }
+
+    /// What this participant receives may have to change; looked at when the step is complete.
+    fn want_plan(&mut self, key: ParticipantKey) {
+        if let Some(participant) = self.participant_mut(key)
+            && !participant.unplanned
+        {
+            participant.unplanned = true;
+            self.unplanned.push(key);
+        }
+    }
+
+    /// Where expiry is enforced, a joined session ends with its token.
+    fn watch_expiry(&mut self, now: Instant, conn: ConnKey) {
+        if self.config.auth.enforce_token_expiry
+            && let Some(session) = self.sessions.get_mut(&conn)
+        {
+            let left = session.grants.expires_at().duration_since(self.wall).unwrap_or_default();
+            session.set_expiry(now + left);
+            self.arm_session(conn);
+        }
+    }
+
+    fn arm_session(&mut self, conn: ConnKey) {
+        let Some(session) = self.sessions.get(&conn) else { return };
+        match session.poll_timeout() {
+            Some(at) => self.wheel.set(TimerKey::Session(conn.slot).index(), at),
+            None => self.wheel.cancel(TimerKey::Session(conn.slot).index()),
+        }
+    }
+
+    fn handle_session_timeout(&mut self, now: Instant, slot: u32) {
+        let Some(conn) = self.session_at.get(&slot).copied() else { return };
+        let Some(session) = self.sessions.get_mut(&conn) else { return };
+        let participant = session.participant();
+        if let Some(action) = session.handle_timeout(now) {
+            self.act(now, conn, participant, action);
+        }
+        self.arm_session(conn);
+    }
+
+    /// `participant`: who spoke. A session that closes has forgotten it.
+    fn act(&mut self, now: Instant, conn: ConnKey, participant: Option<ParticipantKey>, action: Action) {
+        match action {
+            Action::Message(request) => self.dispatch(now, conn, request),
+            Action::Reply(text) => self.send(conn, text),
+            Action::Close { reply, code, reason } => {
+                if let Some(text) = reply {
+                    self.send(conn, text);
+                }
+                self.close(now, conn, code, reason);
+                if let Some(key) = participant {
+                    self.remove_participant(now, key, LeaveReason::Lost);
+                }
+            }
+        }
+    }
+
+    fn send(&mut self, conn: ConnKey, text: Utf8Bytes) {
+        self.outputs.push_back(Output::Send { conn, text });
+    }
+
+    /// Closes a connection from this side; whoever was on it leaves at once.
+    fn close(&mut self, now: Instant, conn: ConnKey, code: u16, reason: &'static str) {
+        self.outputs.push_back(Output::Close { conn, code, reason });
+        self.handle_closed_session(now, conn, LeaveReason::Lost);
+    }
+
+    fn handle_closed_session(&mut self, now: Instant, conn: ConnKey, reason: LeaveReason) {
+        if let Some(session) = self.take_session(conn)
+            && let Some(participant) = session.participant()
+        {
+            self.remove_participant(now, participant, reason);
+        }
+    }
+
+    /// Takes a participant out of room, media and tables; the session, if there is one, is the caller's.
+    fn remove_participant(&mut self, now: Instant, key: ParticipantKey, reason: LeaveReason) {
+        if self.participant(key).is_none() {
+            return;
+        }
+        self.drop_peer(now, key);
+        let participant = self.participants.remove(key.slot as usize);
+        self.wheel.cancel(TimerKey::Participant(key.slot as usize).index());
+        let room = participant.room;
+        if let Some(state) = self.rooms.get_mut(room) {
+            state.room.leave(key, reason);
+            state.sfu.remove_participant(key);
+            state.p2p.leave(key);
+        }
+        self.pump(now, room);
+        self.end_room_if_empty(room);
+    }
+
+    fn end_room_if_empty(&mut self, index: usize) {
+        if !self.rooms.get(index).is_some_and(|state| state.room.is_empty()) {
+            return;
+        }
+        let state = self.rooms.remove(index);
+        self.wheel.cancel(TimerKey::Room(index).index());
+        self.room_by_id.remove(&state.id);
+        tracing::debug!(room = %state.id, "room ended");
+        self.account(state.id, state.arrivals);
+    }
+
+    /// Tells the directory that joins are accounted for.
+    fn account(&mut self, room: RoomId, arrivals: u64) {
+        match &mut self.directory {
+            Some(directory) => directory.settle(&room, arrivals),
+            None => self.outputs.push_back(Output::Mail { to: WorkerId(0), mail: Mail::Settle { room, arrivals } }),
+        }
+    }
+
+    /// Does what the steps before have left to do, until nothing is left.
+    fn settle(&mut self, now: Instant) {
+        while let Some(key) = self.unplanned.pop() {
+            self.plan(now, key);
+        }
+    }
+}
+
+/// A media connection that is not up after this time is given up; the session stays (interface.md §4).
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+/// Addresses that one participant may have verified at a time.
+const MAX_ADDRESSES: usize = 16;
+/// Lines of a kind that the server offers in *tracks* mode.
+const MAX_OFFERED_LINES: usize = 16;
