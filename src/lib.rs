@@ -22,6 +22,8 @@ pub mod ws;
 
 pub mod http;
 
+pub mod client;
+
 pub mod shard;
 
 pub mod metrics;

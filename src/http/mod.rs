@@ -5,6 +5,7 @@
 //! [`crate::shard`]. Where the framing of a request is in any doubt it is refused and the connection closes, so that
 //! this server and a proxy before it can never disagree about where a request ends.
 
+pub mod api;
 pub mod cors;
 pub mod forwarded;
 pub mod parse;

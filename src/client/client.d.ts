@@ -1,0 +1,268 @@
+/**
+ * Types of the browser SDK of WebRTC Engine (`client.js`).
+ *
+ * @module client
+ */
+
+/** Version of the module; the server that serves it speaks the same protocol. */
+export const VERSION: string;
+
+/** Close codes of the signaling socket. */
+export const CloseCode: {
+  readonly LEFT: 1000;
+  readonly GOING_AWAY: 1001;
+  readonly ABNORMAL: 1006;
+  readonly POLICY: 1008;
+  readonly KICKED: 4001;
+  readonly CALL_ENDED: 4002;
+  readonly REPLACED: 4003;
+  readonly TOKEN_EXPIRED: 4004;
+};
+
+export type Kind = "audio" | "video";
+export type Source = "camera" | "microphone" | "screen" | "screen-audio";
+export type Role = "admin" | "host" | "moderator" | "participant" | "viewer";
+export type Json = null | boolean | number | string | Json[] | { [member: string]: Json };
+
+/**
+ * - `new`: not connected yet
+ * - `connecting`: the socket is being opened, or the join is under way
+ * - `waiting`: in the lobby
+ * - `joined`: in the call; media is not connected yet
+ * - `connected`: media flows
+ * - `lost`: the socket or the media connection broke
+ * - `closed`: over; a new `Call` is needed
+ */
+export type CallState = "new" | "connecting" | "waiting" | "joined" | "connected" | "lost" | "closed";
+
+/** Wishes of the server for what is sent. Bitrates in bits per second. */
+export interface Encoding {
+  audio?: { bitrate?: number; codec?: string };
+  video?: {
+    bitrate?: { min?: number; max?: number };
+    codec?: string;
+    framerate?: number;
+    width?: number;
+    height?: number;
+  };
+}
+
+export interface CallOptions {
+  /** A JSON Web Token for this server. */
+  token: string;
+  /** The call's id. */
+  roomId: string;
+  /** Server (`https://calls.example`) or socket address; the page's own server by default. */
+  url?: string;
+  /** Name the others see; the token's by default. */
+  displayName?: string;
+  /** Anything the others should know; at most 4 KiB. */
+  metadata?: Json;
+  /** Camera and microphone to send from the start. */
+  localStream?: MediaStream;
+  /** Join with microphone or camera muted. */
+  muted?: { audio?: boolean; video?: boolean };
+  /** Sends video with this codec only, e.g. `"VP9"`; the server's first choice by default. */
+  videoCodec?: string;
+  /** Instead of those the server names. */
+  iceServers?: RTCIceServer[];
+  /** `"relay"` sends everything through TURN. */
+  iceTransportPolicy?: RTCIceTransportPolicy;
+  /** Receive slots in the first offer; 3 for audio and 9 for video by default, at most 16 of each. */
+  slots?: { audio?: number; video?: number };
+  /** Receives every step; the default shows warnings, and everything when `localStorage.debug` holds `webrtc`. */
+  log?: (level: "debug" | "info" | "warn" | "error", text: string, data?: unknown) => void;
+}
+
+/** Something a participant publishes. */
+export interface TrackInfo {
+  trackId: string;
+  kind: Kind;
+  source: Source;
+  /** The media, while a slot carries it. */
+  track: MediaStreamTrack | null;
+  mid: string | null;
+}
+
+export class CallError extends Error {
+  constructor(code: string, message?: string, more?: { cause?: unknown; request?: string });
+  /**
+   * Stable and machine-readable: the server's own (`invalid_token`, `forbidden`, `call_full`, `rate_limited`, …) or
+   * `unreachable`, `socket_refused`, `timeout`, `not_connected`, `insecure_context`, `media_failed`, `lost`, `kicked`,
+   * `call_ended`, `replaced`, `token_expired`, `server_going_away`, `policy`, `already_published`, `not_published`,
+   * `wrong_kind`, `bad_answer`, `bad_offer`, `bad_url`, `not_allowed`, `closed`, `internal`.
+   */
+  readonly code: string;
+  /** Type of the message that was refused. */
+  readonly request: string | null;
+}
+
+export class Participant {
+  constructor(userId: string, local?: boolean);
+  readonly userId: string;
+  readonly local: boolean;
+  readonly displayName: string;
+  readonly role: Role;
+  readonly metadata: any;
+  readonly muted: { audio: boolean; video: boolean };
+  readonly connection: "ok" | "lost" | string;
+  /** Audio level of the last `active-speaker`, 0 when silent. */
+  readonly level: number;
+  /** What the participant publishes, by track id. */
+  readonly tracks: ReadonlyMap<string, TrackInfo>;
+  /** What is received now (of oneself: what is sent), one stream per source. */
+  readonly streams: ReadonlyMap<Source, MediaStream>;
+  stream(source?: Source): MediaStream | null;
+  /** Of oneself only. */
+  readonly permissions?: any;
+}
+
+interface ParticipantDetail {
+  participant: Participant;
+  userId: string;
+}
+
+interface SubscriptionDetail {
+  participant: Participant;
+  userId: string;
+  trackId: string;
+  kind: Kind;
+  source: Source;
+  mid: string;
+  track: MediaStreamTrack;
+}
+
+export interface CallEventMap {
+  "connection-state": CustomEvent<{
+    state: CallState;
+    signaling: "new" | "connecting" | "open" | "closing" | "closed";
+    media: RTCPeerConnectionState;
+  }>;
+  /** The data of the server's `joined`. */
+  joined: CustomEvent<any>;
+  /** In the lobby, until somebody admits us. */
+  waiting: CustomEvent<any>;
+  /** `present` is true for those who were there before. */
+  "participant-joined": CustomEvent<ParticipantDetail & { present: boolean }>;
+  "participant-left": CustomEvent<ParticipantDetail & { reason: string | null }>;
+  "participant-updated": CustomEvent<ParticipantDetail>;
+  /** A slot carries this track now. */
+  "track-subscribed": CustomEvent<SubscriptionDetail & { stream: MediaStream }>;
+  /** A slot does not carry this track any longer; `participant` is null when they have gone. */
+  "track-unsubscribed": CustomEvent<Omit<SubscriptionDetail, "participant"> & { participant: Participant | null }>;
+  /** A camera was unplugged, or the browser's own button ended a screen share. */
+  "local-track-ended": CustomEvent<{ track: MediaStreamTrack; source: Source; kind: Kind }>;
+  /** Somebody's microphone or camera was muted or unmuted; `by` when somebody else did it. */
+  muted: CustomEvent<{ userId: string; kind: Kind; muted: boolean; by?: string | null; participant: Participant }>;
+  /** A moderator lifted a mute; it is up to the user to speak again. */
+  "unmute-allowed": CustomEvent<{ kind: Kind; by: string | null }>;
+  /** Loudest first. */
+  "active-speaker": CustomEvent<{ speakers: { userId: string; level: number | null }[] }>;
+  chat: CustomEvent<{ userId: string; text: string; to: string | null; participant: Participant | null }>;
+  data: CustomEvent<{ userId: string; value: any; to: string | null; participant: Participant | null }>;
+  error: CustomEvent<{ code: string; message: string; request: string | null; error: CallError }>;
+  /** The last event. `error` is null after `leave()`, else why it ended (see {@link CallError.code}). */
+  closed: CustomEvent<{ code: number; reason: string; error: string | null }>;
+  kicked: CustomEvent<any>;
+  "room-closed": CustomEvent<any>;
+  "room-updated": CustomEvent<any>;
+  "server-draining": CustomEvent<any>;
+  "token-expiring": CustomEvent<any>;
+  quality: CustomEvent<any>;
+  "quality-warning": CustomEvent<any>;
+  "layer-changed": CustomEvent<any>;
+  "recording-started": CustomEvent<any>;
+  "recording-stopped": CustomEvent<any>;
+  "recording-completed": CustomEvent<any>;
+}
+
+/** One participation in one call. */
+export class Call extends EventTarget {
+  /** `new Call(options)` and `connect()` in one step. */
+  static connect(options: CallOptions): Promise<Call>;
+
+  constructor(options: CallOptions);
+
+  readonly state: CallState;
+  readonly roomId: string;
+  /** Oneself. */
+  readonly local: Participant;
+  /** The others, by user id. */
+  readonly participants: ReadonlyMap<string, Participant>;
+  /** The data of the server's `joined`, or `null` before. */
+  readonly joined: any;
+  readonly encoding: Encoding | null;
+  readonly peerConnection: RTCPeerConnection | null;
+
+  /** Joins; resolves when the server has answered the first offer. Rejects with a {@link CallError}. */
+  connect(): Promise<void>;
+  /** Leaves at once. Local tracks are stopped unless told otherwise. */
+  leave(options?: { stopTracks?: boolean }): Promise<void>;
+
+  /** Opens camera and microphone with the server's wishes as defaults. */
+  capture(constraints?: {
+    audio?: boolean | MediaTrackConstraints;
+    video?: boolean | MediaTrackConstraints;
+  }): Promise<MediaStream>;
+  /** Sends tracks; resolves when the server has answered the offer that holds them. */
+  publish(
+    media: MediaStream | MediaStreamTrack | MediaStreamTrack[],
+    options?: { source?: Source; name?: string; videoCodec?: string },
+  ): Promise<void>;
+  /** Stops sending tracks (or what comes from a source); the tracks themselves go on. */
+  unpublish(media: MediaStream | MediaStreamTrack | MediaStreamTrack[] | Source): Promise<void>;
+  /** Sends another track of the same kind in the place of one that is sent, without negotiation. */
+  replaceTrack(oldTrack: MediaStreamTrack, newTrack: MediaStreamTrack): Promise<void>;
+
+  setMicrophoneMuted(muted: boolean): void;
+  setCameraMuted(muted: boolean): void;
+  /** Mutes somebody else; needs the right to moderate. */
+  muteParticipant(userId: string, kind?: Kind): void;
+
+  /** To all, or to one participant. */
+  chat(text: string, options?: { to?: string }): void;
+  /** Any JSON value of at most 16 KiB, to all or to one participant. */
+  sendData(value: Json, options?: { to?: string }): void;
+  /** What one wishes to receive of a track or of a participant. */
+  setSubscription(
+    target: { trackId: string } | { userId: string },
+    wishes?: {
+      quality?: "low" | "medium" | "high";
+      maxWidth?: number;
+      maxHeight?: number;
+      maxFramerate?: number;
+      priority?: number;
+      paused?: boolean;
+    },
+  ): void;
+
+  /** Report of the media connection; an empty one before there is a connection. */
+  getStats(): Promise<RTCStatsReport>;
+
+  addEventListener<K extends keyof CallEventMap>(
+    type: K,
+    listener: (this: Call, event: CallEventMap[K]) => any,
+    options?: boolean | AddEventListenerOptions,
+  ): void;
+  addEventListener(
+    type: string,
+    listener: EventListenerOrEventListenerObject | null,
+    options?: boolean | AddEventListenerOptions,
+  ): void;
+  removeEventListener<K extends keyof CallEventMap>(
+    type: K,
+    listener: (this: Call, event: CallEventMap[K]) => any,
+    options?: boolean | EventListenerOptions,
+  ): void;
+  removeEventListener(
+    type: string,
+    listener: EventListenerOrEventListenerObject | null,
+    options?: boolean | EventListenerOptions,
+  ): void;
+}
+
+/** Opens camera and microphone, with `encoding` as defaults for size and frame rate. */
+export function capture(
+  constraints?: { audio?: boolean | MediaTrackConstraints; video?: boolean | MediaTrackConstraints },
+  encoding?: Encoding | null,
+): Promise<MediaStream>;
