@@ -26,6 +26,12 @@ pub mod client;
 
 pub mod shard;
 
+pub mod worker;
+
+pub mod jobs;
+
+pub mod cli;
+
 pub mod metrics;
 
 pub mod log;

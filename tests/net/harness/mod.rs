@@ -1,0 +1,14 @@
+//! A server process, and clients for it.
+
+pub mod client;
+pub mod server;
+pub mod ws;
+
+pub use client::{Http, Response, Stream};
+pub use server::{Server, Setup, token};
+pub use ws::{Ws, frame, text};
+
+use std::time::Duration;
+
+/// How long anything may take on a machine that is busy with other tests.
+pub const DEADLINE: Duration = Duration::from_secs(15);
