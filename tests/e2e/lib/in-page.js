@@ -1,0 +1,330 @@
+// Runs in the pages of the tests, in every browser. One expression that fills `globalThis.e2e`.
+globalThis.e2e = (() => {
+  const lines = [];
+  const began = performance.now();
+
+  /** Far enough apart that every codec and colour matrix keeps them distinct. */
+  const COLOURS = {
+    red: [224, 32, 32],
+    green: [32, 160, 64],
+    blue: [32, 64, 224],
+    yellow: [224, 208, 32],
+    magenta: [200, 32, 200],
+    cyan: [32, 190, 200],
+    white: [240, 240, 240],
+    black: [8, 8, 8],
+  };
+
+  function log(text, data) {
+    let more = "";
+    try {
+      more = data === undefined ? "" : ` ${JSON.stringify(data)}`;
+    } catch {
+      more = " (not printable)";
+    }
+    lines.push(`${(performance.now() - began).toFixed(0).padStart(6)} ms  ${text}${more}`.slice(0, 700));
+    if (lines.length > 2_000) lines.shift();
+  }
+
+  // Media made in the page
+
+  let audioContext = null;
+  function audio() {
+    audioContext ??= new AudioContext();
+    if (audioContext.state === "suspended") audioContext.resume().catch(() => {});
+    return audioContext;
+  }
+
+  /** A picture of one colour with a running counter, so that the encoder has something to do. */
+  function makeVideo(colour, { width = 320, height = 180, fps = 15 } = {}) {
+    const canvas = document.createElement("canvas");
+    canvas.width = width;
+    canvas.height = height;
+    const context = canvas.getContext("2d");
+    const [r, g, b] = COLOURS[colour];
+    let count = 0;
+    const draw = () => {
+      context.fillStyle = `rgb(${r},${g},${b})`;
+      context.fillRect(0, 0, width, height);
+      context.fillStyle = "#fff";
+      context.font = `${Math.round(height / 6)}px monospace`;
+      context.fillText(String(count), width * 0.6, height * 0.8);
+      count += 1;
+    };
+    draw();
+    setInterval(draw, 1000 / fps);
+    return canvas.captureStream(fps).getVideoTracks()[0];
+  }
+
+  function makeAudio(hertz) {
+    const context = audio();
+    const oscillator = context.createOscillator();
+    const gain = context.createGain();
+    const destination = context.createMediaStreamDestination();
+    oscillator.frequency.value = hertz;
+    gain.gain.value = 0.5;
+    oscillator.connect(gain).connect(destination);
+    oscillator.start();
+    return destination.stream.getAudioTracks()[0];
+  }
+
+  function makeMedia({ colour, tone, ...size } = {}) {
+    const tracks = [];
+    if (tone) tracks.push(makeAudio(tone));
+    if (colour) tracks.push(makeVideo(colour, size));
+    return new MediaStream(tracks);
+  }
+
+  // What is seen and heard
+
+  const videos = new Map();
+  const ears = new Map();
+
+  function videoOf(track) {
+    let video = videos.get(track.id);
+    if (!video) {
+      video = document.createElement("video");
+      video.muted = true;
+      video.autoplay = true;
+      video.playsInline = true;
+      video.srcObject = new MediaStream([track]);
+      document.body.append(video);
+      video.play().catch(() => {});
+      videos.set(track.id, video);
+      const onFrame = () => {
+        video.lastFrameAt = performance.now();
+        video.requestVideoFrameCallback(onFrame);
+      };
+      video.requestVideoFrameCallback(onFrame);
+    }
+    return video;
+  }
+
+  /** Average colour near the upper left corner of a <video>, and the known colour it is nearest to. */
+  function look(video) {
+    if (!video.videoWidth) return { ok: false, why: "no picture yet" };
+    const canvas = document.createElement("canvas");
+    canvas.width = canvas.height = 16;
+    const context = canvas.getContext("2d", { willReadFrequently: true });
+    const { videoWidth: width, videoHeight: height } = video;
+    context.drawImage(video, width * 0.05, height * 0.08, width * 0.1, height * 0.15, 0, 0, 16, 16);
+    const { data } = context.getImageData(0, 0, 16, 16);
+    const sum = [0, 0, 0];
+    for (let at = 0; at < data.length; at += 4) for (let c = 0; c < 3; c += 1) sum[c] += data[at + c];
+    const rgb = sum.map((value) => Math.round(value / 256));
+    let best = null;
+    for (const [name, known] of Object.entries(COLOURS)) {
+      const distance = Math.hypot(...known.map((value, c) => value - rgb[c]));
+      if (!best || distance < best.distance) best = { name, distance };
+    }
+    return { ok: best.distance < 70, colour: best.name, distance: Math.round(best.distance), rgb, width, height };
+  }
+
+  function lookAtTrack(track) {
+    if (!track) return { ok: false, why: "no track" };
+    const video = videoOf(track);
+    // An element keeps showing the last frame; a slot even that of whoever had it before.
+    const age = performance.now() - (video.lastFrameAt ?? -Infinity);
+    const fresh = age < 1_000 && !(video.lastFrameAt < (state.subscribedAt.get(track.id) ?? 0));
+    return fresh ? look(video) : { ok: false, why: "no new frame", age: Math.round(Math.min(age, 1e9)) };
+  }
+
+  /** The loudest frequency of a track. Chromium gives a remote track's samples only while an element plays it. */
+  function listen(track) {
+    if (!track) return { ok: false, why: "no track" };
+    let ear = ears.get(track.id);
+    if (!ear) {
+      const context = audio();
+      const stream = new MediaStream([track]);
+      const element = document.createElement("audio");
+      element.muted = true;
+      element.srcObject = stream;
+      element.play().catch(() => {});
+      const analyser = context.createAnalyser();
+      analyser.fftSize = 8192;
+      analyser.smoothingTimeConstant = 0;
+      context.createMediaStreamSource(stream).connect(analyser);
+      ear = { element, analyser };
+      ears.set(track.id, ear);
+    }
+    const bins = new Float32Array(ear.analyser.frequencyBinCount);
+    ear.analyser.getFloatFrequencyData(bins);
+    let loudest = 0;
+    for (let bin = 1; bin < bins.length; bin += 1) if (bins[bin] > bins[loudest]) loudest = bin;
+    const hertz = (loudest * audioContext.sampleRate) / ear.analyser.fftSize;
+    const decibel = bins[loudest];
+    return {
+      ok: decibel > -70,
+      hertz: Math.round(hertz),
+      decibel: Number.isFinite(decibel) ? Math.round(decibel) : null,
+      context: audioContext.state,
+    };
+  }
+
+  // A participant made with the SDK
+
+  const state = { subscribedAt: new Map(), call: null, joinedAt: null, subscriptions: [], firstFrames: {}, events: [], chats: [], datas: [], closed: null };
+
+  async function join({ colour, tone, size, media, prepare, ...options }) {
+    const { Call } = await import("/client.js");
+    const stream = media === "devices" ? await navigator.mediaDevices.getUserMedia({ audio: true, video: true }) : null;
+    const made = stream ?? (colour || tone ? makeMedia({ colour, tone, ...size }) : null);
+    const call = new Call({
+      ...options,
+      localStream: made ?? undefined,
+      log: (level, text, data) => log(`${level} ${text}`, data),
+    });
+    Object.assign(state, { call, joinedAt: null, subscriptions: [], firstFrames: {}, events: [], chats: [], datas: [], closed: null, stream: made });
+    for (const type of [
+      "connection-state",
+      "waiting",
+      "participant-joined",
+      "participant-left",
+      "participant-updated",
+      "track-subscribed",
+      "track-unsubscribed",
+      "muted",
+      "error",
+      "closed",
+      "room-closed",
+      "kicked",
+      "server-draining",
+    ]) {
+      call.addEventListener(type, ({ detail }) => {
+        const { participant, track, stream: _, error, ...plain } = detail ?? {};
+        state.events.push({ type, ...plain });
+        log(`event ${type}`, plain);
+      });
+    }
+    call.addEventListener("joined", () => {
+      state.joinedAt = performance.now();
+    });
+    call.addEventListener("chat", ({ detail: { userId, text, to } }) => state.chats.push({ userId, text, to }));
+    call.addEventListener("data", ({ detail: { userId, value } }) => state.datas.push({ userId, value }));
+    call.addEventListener("closed", ({ detail }) => {
+      state.closed = detail;
+    });
+    call.addEventListener("track-subscribed", ({ detail }) => {
+      const { userId, source, kind, track } = detail;
+      state.subscribedAt.set(track.id, performance.now());
+      if (kind !== "video") {
+        listen(track);
+        return;
+      }
+      const video = videoOf(track);
+      const seen = () => {
+        const found = look(video);
+        // A slot may still show the last picture of whoever had it before.
+        if (!found.ok) {
+          video.requestVideoFrameCallback(seen);
+          return;
+        }
+        state.firstFrames[`${userId}/${source}`] ??= Math.round(performance.now() - state.joinedAt);
+      };
+      video.requestVideoFrameCallback(seen);
+    });
+    await call.connect();
+    return { userId: call.local.userId, participants: [...call.participants.keys()] };
+  }
+
+  function participant(userId) {
+    return state.call?.participants.get(userId) ?? null;
+  }
+
+  /** Everything a participant perceives: who is there, in which colour, with which tone. */
+  function perceive() {
+    const all = {};
+    for (const [userId, person] of state.call.participants) {
+      const picture = lookAtTrack(person.stream("camera")?.getVideoTracks()[0]);
+      const sound = listen(person.stream("microphone")?.getAudioTracks()[0]);
+      all[userId] = {
+        colour: picture.ok ? picture.colour : null,
+        tone: sound.ok ? sound.hertz : null,
+        muted: person.muted,
+        picture,
+        sound,
+      };
+    }
+    return all;
+  }
+
+  /** Counters of what is received from somebody; compare two readings. */
+  async function counters(userId) {
+    const result = { frames: 0, videoBytes: 0, audioPackets: 0, energy: 0, codec: null };
+    const person = participant(userId);
+    if (!person) return result;
+    for (const [source, stream] of person.streams) {
+      const track = stream.getTracks()[0];
+      const receiver = state.call.peerConnection.getReceivers().find((candidate) => candidate.track === track);
+      const report = await receiver?.getStats();
+      for (const entry of report?.values() ?? []) {
+        if (entry.type !== "inbound-rtp") continue;
+        if (entry.kind === "video") {
+          result.frames += entry.framesDecoded ?? 0;
+          result.videoBytes += entry.bytesReceived ?? 0;
+          result.codec = report.get(entry.codecId)?.mimeType ?? result.codec;
+        } else if (source === "microphone") {
+          result.audioPackets += entry.packetsReceived ?? 0;
+          result.energy += entry.totalAudioEnergy ?? 0;
+        }
+      }
+    }
+    return result;
+  }
+
+  /** The candidate pair that carries the media of a connection. */
+  async function nominatedPair(connection = state.call.peerConnection) {
+    const report = await connection.getStats();
+    for (const entry of report.values()) {
+      if (entry.type !== "candidate-pair" || !entry.nominated || entry.state !== "succeeded") continue;
+      const local = report.get(entry.localCandidateId);
+      const remote = report.get(entry.remoteCandidateId);
+      return {
+        local: local?.candidateType,
+        relayProtocol: local?.relayProtocol ?? null,
+        remote: remote?.candidateType,
+        address: remote?.address ?? null,
+        sent: entry.bytesSent,
+        received: entry.bytesReceived,
+      };
+    }
+    return null;
+  }
+
+  function report() {
+    const call = state.call;
+    const head = call
+      ? {
+          state: call.state,
+          media: call.peerConnection?.connectionState,
+          ice: call.peerConnection?.iceConnectionState,
+          signaling: call.peerConnection?.signalingState,
+          participants: [...call.participants.values()].map((person) => ({
+            userId: person.userId,
+            muted: person.muted,
+            tracks: [...person.tracks.values()].map(({ trackId, kind, source, mid }) => ({ trackId, kind, source, mid })),
+          })),
+          closed: state.closed,
+        }
+      : null;
+    return `${JSON.stringify(head, null, 1)}\n${lines.slice(-120).join("\n")}`;
+  }
+
+  return {
+    COLOURS,
+    state,
+    log,
+    makeVideo,
+    makeAudio,
+    makeMedia,
+    look,
+    lookAtTrack,
+    listen,
+    join,
+    participant,
+    perceive,
+    counters,
+    nominatedPair,
+    report,
+  };
+})();

@@ -1,0 +1,438 @@
+//! Users' stories in real browsers, against the built server.
+//!
+//! Each test starts the server on free ports with a data directory of its own and runs one Node scenario from
+//! `scenarios/`; what must be seen and heard is asserted there. `setup.sh` installs browsers and tools. A story whose
+//! tools are missing prints `SKIPPED`, or fails where `CI` or `E2E_REQUIRE` is set.
+//!
+//! Media in browsers needs the machine for itself, so stories run one at a time, whatever the test runner does.
+//! `SCREENSHOTS=dir` keeps pictures of the page.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read};
+use std::net::UdpSocket;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+#[test]
+fn three_participants_see_and_hear_each_other() {
+    Story::new("three_participants").run();
+}
+
+#[test]
+fn mute_leave_and_rejoin() {
+    Story::new("mute_leave_rejoin").run();
+}
+
+#[test]
+fn a_late_joiner_sees_everybody_at_once() {
+    Story::new("late_joiner").run();
+}
+
+#[test]
+fn the_simplest_client_calls_through_the_media_server() {
+    Story::new("simplest_sfu").run();
+}
+
+#[test]
+fn the_simplest_client_calls_peer_to_peer() {
+    Story::new("simplest_p2p").run();
+}
+
+#[test]
+fn a_perfectly_negotiating_client_whose_offer_crosses_the_servers() {
+    Story::new("rollback").run();
+}
+
+#[test]
+fn the_built_in_page() {
+    Story::new("page").limit(90).run();
+}
+
+#[test]
+fn media_goes_through_a_turn_relay() {
+    Story::new("relay").needs("turnserver").with_turn_server().run();
+}
+
+#[test]
+fn a_call_over_https() {
+    Story::new("https").needs("openssl").with_certificate().run();
+}
+
+#[test]
+fn firefox_and_chromium_call_each_other() {
+    Story::new("firefox").needs("firefox-esr").needs("pulseaudio").limit(90).run();
+}
+
+#[test]
+fn every_video_codec_is_forwarded() {
+    Story::new("codecs").limit(90).run();
+}
+
+#[test]
+fn the_sdk_keeps_the_rules_of_signaling() {
+    Story::new("sdk_rules").run();
+}
+
+/// The whole machine is one resource: a lock between the tests of a process, and a file lock between processes.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// How long the server may take to say that it listens.
+const START_LIMIT: Duration = Duration::from_secs(10);
+/// What a scenario exits with when a browser is missing.
+const EXIT_SKIPPED: i32 = 77;
+
+struct Story {
+    scenario: &'static str,
+    limit: Duration,
+    tools: Vec<&'static str>,
+    turn_server: bool,
+    certificate: bool,
+}
+
+impl Story {
+    fn new(scenario: &'static str) -> Self {
+        let tools = vec!["node", "chromium"];
+        Story { scenario, limit: Duration::from_secs(60), tools, turn_server: false, certificate: false }
+    }
+
+    fn limit(mut self, seconds: u64) -> Self {
+        self.limit = Duration::from_secs(seconds);
+        self
+    }
+
+    fn needs(mut self, tool: &'static str) -> Self {
+        self.tools.push(tool);
+        self
+    }
+
+    fn with_turn_server(mut self) -> Self {
+        self.turn_server = true;
+        self
+    }
+
+    fn with_certificate(mut self) -> Self {
+        self.certificate = true;
+        self
+    }
+
+    fn run(self) {
+        if let Some(reason) = self.missing() {
+            return skipped(&reason);
+        }
+        let _in_process = ONE_AT_A_TIME.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let lock = File::create(Path::new(env!("CARGO_TARGET_TMPDIR")).join("e2e.lock")).expect("the lock file");
+        lock.lock().expect("the lock between test processes");
+
+        let directory = TemporaryDirectory::new(self.scenario);
+        let mut environment: Vec<(String, String)> = Vec::new();
+        let mut node_environment: Vec<(String, String)> = Vec::new();
+        let mut set = |key: &str, value: &str| environment.push((key.into(), value.into()));
+
+        let turn_server = self.turn_server.then(|| TurnServer::start(&directory.path));
+        if let Some(turn_server) = &turn_server {
+            set("WEBRTC_TURN_SERVER_URL", &turn_server.url);
+            set("WEBRTC_TURN_SECRET", TurnServer::SECRET);
+        }
+        if self.certificate {
+            let (certificate, key) = make_certificate(&directory.path);
+            set("TLS_CERT_FILE", &certificate);
+            set("TLS_KEY_FILE", &key);
+            node_environment.push(("NODE_EXTRA_CA_CERTS".into(), certificate));
+        }
+
+        let server = Server::start(&directory.path, &environment);
+        let mut command = Command::new("node");
+        command
+            .arg(scenarios().join(format!("{}.mjs", self.scenario)))
+            .env("SERVER_URL", &server.url)
+            .env("STORY_LIMIT_MS", self.limit.as_millis().to_string())
+            .envs(node_environment);
+        let (exit, output) = run_to_end(command, self.limit);
+        match exit {
+            Some(0) => println!("{output}"),
+            Some(EXIT_SKIPPED) => skipped(output.lines().find(|line| line.starts_with("SKIPPED")).unwrap_or("SKIPPED")),
+            exit => {
+                let turn_log = turn_server.map(|turn_server| turn_server.process.log()).unwrap_or_default();
+                let how = exit.map_or("ran out of time".to_owned(), |code| format!("exit code {code}"));
+                panic!(
+                    "{}: {how}\n{output}\n--- the server's log\n{}\n--- the TURN server's log\n{turn_log}",
+                    self.scenario,
+                    server.process.log(),
+                );
+            }
+        }
+    }
+
+    fn missing(&self) -> Option<String> {
+        if !scenarios().join("../node_modules/playwright-core").exists() {
+            return Some("node_modules is missing: run tests/e2e/setup.sh".into());
+        }
+        let missing: Vec<_> = self.tools.iter().copied().filter(|tool| find(tool).is_none()).collect();
+        (!missing.is_empty()).then(|| format!("{} not installed: run tests/e2e/setup.sh", missing.join(", ")))
+    }
+}
+
+/// A story that did not run is a failure where nothing may be left out.
+fn skipped(reason: &str) {
+    let required = ["CI", "E2E_REQUIRE"].iter().any(|name| std::env::var_os(name).is_some_and(|value| value != "0"));
+    assert!(!required, "skipped where every story must run: {reason}");
+    println!("SKIPPED: {}", reason.trim_start_matches("SKIPPED: "));
+}
+
+fn scenarios() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/scenarios")
+}
+
+fn find(tool: &str) -> Option<PathBuf> {
+    std::env::split_paths(&std::env::var_os("PATH")?).map(|path| path.join(tool)).find(|path| path.is_file())
+}
+
+/// The server under test, in development mode, on free ports.
+struct Server {
+    url: String,
+    process: Process,
+}
+
+impl Server {
+    fn start(directory: &Path, environment: &[(String, String)]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_webrtc-engine"));
+        command
+            .current_dir(directory)
+            .env("DATA_DIR", directory.join("data"))
+            .env("RECORDING_OUTPUT_DIR", directory.join("recordings"))
+            .env("PORT", "0")
+            .env("RTC_UDP_PORT", "0")
+            .env("LOG_LEVEL", std::env::var("LOG_LEVEL").unwrap_or_else(|_| "debug".into()))
+            .env_remove("JWT_SECRET")
+            .envs(environment.iter().map(|(key, value)| (key, value)));
+        let (process, lines) = Process::start(command, "the server");
+        let deadline = Instant::now() + START_LIMIT;
+        loop {
+            match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(line) => {
+                    if let Some(url) = listening_url(&line) {
+                        return Server { url, process };
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => panic!("the server did not say where it listens:\n{}", process.log()),
+                Err(RecvTimeoutError::Disconnected) => panic!("the server ended at start:\n{}", process.log()),
+            }
+        }
+    }
+}
+
+/// The address in `… listening on http://127.0.0.1:3000/ …`.
+fn listening_url(line: &str) -> Option<String> {
+    let rest = &line[line.find("listening on ")?..];
+    let start = rest.find("http://").or_else(|| rest.find("https://"))?;
+    let url = rest[start..].split([' ', ',', '"', '\u{1b}']).next()?;
+    Some(format!("{}/", url.trim_end_matches('/')))
+}
+
+/// coturn on a free loopback port.
+struct TurnServer {
+    url: String,
+    process: Process,
+}
+
+impl TurnServer {
+    const SECRET: &str = "a-shared-secret-of-this-test";
+
+    fn start(directory: &Path) -> Self {
+        let port = UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port").port();
+        let configuration = directory.join("turnserver.conf");
+        let pid_file = directory.join("turnserver.pid");
+        let text = format!(
+            "listening-ip=127.0.0.1\nrelay-ip=127.0.0.1\nlistening-port={port}\nmin-port=50000\nmax-port=50100\n\
+             fingerprint\nrealm=test.local\nno-tcp\nno-tls\nno-dtls\nno-cli\nallow-loopback-peers\nuse-auth-secret\n\
+             static-auth-secret={}\npidfile={}\nuserdb={}\nlog-file=stdout\n",
+            Self::SECRET,
+            pid_file.display(),
+            directory.join("turndb").display(),
+        );
+        fs::write(&configuration, text).expect("the configuration of the TURN server");
+        let mut command = Command::new("turnserver");
+        command.arg("-c").arg(&configuration).current_dir(directory);
+        let (process, _) = Process::start(command, "the TURN server");
+        let deadline = Instant::now() + START_LIMIT;
+        while !answers_stun(port) {
+            assert!(Instant::now() < deadline, "the TURN server does not listen:\n{}", process.log());
+        }
+        TurnServer { url: format!("turn:127.0.0.1:{port}?transport=udp"), process }
+    }
+}
+
+/// Asks for a STUN binding and waits a moment for the answer. Over UDP, since a TCP connection to a local port at which
+/// nobody listens yet can end up connected to itself and keep that port from the one it waits for.
+fn answers_stun(port: u16) -> bool {
+    const REQUEST: &[u8] = b"\x00\x01\x00\x00\x21\x12\xa4\x42twelve bytes";
+    let ask = || -> std::io::Result<usize> {
+        let socket = UdpSocket::bind("127.0.0.1:0")?;
+        socket.set_read_timeout(Some(Duration::from_millis(100)))?;
+        socket.send_to(REQUEST, ("127.0.0.1", port))?;
+        socket.recv(&mut [0; 512])
+    };
+    ask().is_ok()
+}
+
+/// A self-signed certificate for this machine's loopback names: paths of certificate and key.
+fn make_certificate(directory: &Path) -> (String, String) {
+    let path = |name: &str| directory.join(name).display().to_string();
+    let (certificate, key) = (path("certificate.pem"), path("key.pem"));
+    let output = Command::new("openssl")
+        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"])
+        .args(["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1,IP:::1"])
+        .args(["-keyout", &key, "-out", &certificate])
+        .output()
+        .expect("openssl runs");
+    assert!(output.status.success(), "openssl: {}", String::from_utf8_lossy(&output.stderr));
+    (certificate, key)
+}
+
+/// A child process whose output is kept; it ends with its owner.
+struct Process {
+    name: &'static str,
+    child: Child,
+    log: Arc<Mutex<Vec<String>>>,
+}
+
+impl Process {
+    /// Starts it; the receiver gives each line of both outputs and disconnects when it ends.
+    fn start(mut command: Command, name: &'static str) -> (Self, mpsc::Receiver<String>) {
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{name} does not start: {error}"));
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let (sender, receiver) = mpsc::channel();
+        if let Some(stdout) = child.stdout.take() {
+            keep_lines(stdout, log.clone(), sender.clone());
+        }
+        if let Some(stderr) = child.stderr.take() {
+            keep_lines(stderr, log.clone(), sender);
+        }
+        (Process { name, child, log }, receiver)
+    }
+
+    /// The last lines of its output.
+    fn log(&self) -> String {
+        let lines = self.log.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        lines[lines.len().saturating_sub(150)..].join("\n")
+    }
+
+    /// Asks it to end, and makes it end when it does not within a few seconds.
+    fn end(&mut self) {
+        signal(self.child.id(), libc::SIGTERM);
+        if wait(&mut self.child, Duration::from_secs(1)).is_none() {
+            // A second signal stops a server that still drains.
+            signal(self.child.id(), libc::SIGTERM);
+            if wait(&mut self.child, Duration::from_secs(3)).is_none() {
+                println!("{} had to be killed", self.name);
+                let _ = self.child.kill();
+                let _ = self.child.wait();
+            }
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn keep_lines(output: impl Read + Send + 'static, log: Arc<Mutex<Vec<String>>>, lines: mpsc::Sender<String>) {
+    thread::spawn(move || {
+        for line in BufReader::new(output).split(b'\n').map_while(Result::ok) {
+            let line = String::from_utf8_lossy(&line).into_owned();
+            log.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(line.clone());
+            // Nobody listens once it has started.
+            let _ = lines.send(line);
+        }
+    });
+}
+
+/// Runs a scenario: its exit code, `None` when it ran out of time, and all its output.
+fn run_to_end(mut command: Command, limit: Duration) -> (Option<i32>, String) {
+    // A group of its own, so that nothing it starts can outlive it.
+    command.process_group(0);
+    let (mut process, lines) = Process::start(command, "node");
+    let status = wait(&mut process.child, limit);
+    if status.is_none() {
+        process.end();
+    } else {
+        signal_group(process.child.id(), libc::SIGKILL);
+    }
+    // Its last words may still be on the way.
+    while lines.recv_timeout(Duration::from_secs(1)).is_ok() {}
+    let exit = status.map(|status| status.code().unwrap_or(-1));
+    let log = process.log.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).join("\n");
+    (exit, log)
+}
+
+fn wait(child: &mut Child, limit: Duration) -> Option<std::process::ExitStatus> {
+    let deadline = Instant::now() + limit;
+    loop {
+        if let Some(status) = child.try_wait().expect("a child can be waited for") {
+            return Some(status);
+        }
+        if Instant::now() >= deadline {
+            return None;
+        }
+        thread::sleep(Duration::from_millis(25));
+    }
+}
+
+fn signal(pid: u32, signal: libc::c_int) {
+    let pid = libc::pid_t::try_from(pid).expect("a pid");
+    // SAFETY: kill(2) takes no pointers; the pid is of a child that has not been waited for.
+    unsafe { libc::kill(pid, signal) };
+}
+
+fn signal_group(leader: u32, signal: libc::c_int) {
+    let leader = libc::pid_t::try_from(leader).expect("a pid");
+    // SAFETY: kill(2) takes no pointers; the group was made for this child alone.
+    unsafe { libc::kill(-leader, signal) };
+}
+
+struct TemporaryDirectory {
+    path: PathBuf,
+}
+
+impl TemporaryDirectory {
+    fn new(name: &str) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("webrtc-engine-e2e-{name}-{}-{count}", std::process::id()));
+        fs::create_dir_all(&path).expect("a temporary directory");
+        TemporaryDirectory { path }
+    }
+}
+
+impl Drop for TemporaryDirectory {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.path);
+    }
+}
+
+#[test]
+fn the_start_up_line_names_the_address() {
+    for (line, url) in [
+        (
+            "webrtc-engine 0.1.0 listening on http://127.0.0.1:41123/ (development mode), media udp 4",
+            "http://127.0.0.1:41123/",
+        ),
+        ("2026-01-01T00:00:00Z INFO listening on https://localhost:8443, media", "https://localhost:8443/"),
+    ] {
+        assert_eq!(listening_url(line).as_deref(), Some(url));
+    }
+    assert_eq!(listening_url("see https://example.org/ for help"), None);
+}

@@ -1,0 +1,205 @@
+/**
+ * The SDK's side of the signaling rules, against a scripted server in the page: glare, refused offers, answers that
+ * come too late, slots that change hands, mutes by others, close codes. Media is a real pair of connections.
+ */
+
+import { blankPage, chromium } from "../lib/browser.mjs";
+import { assertEqual, step, story, until } from "../lib/story.mjs";
+
+/** Runs in the page: a socket and a media server under the scenario's control. */
+function installServer() {
+  const server = { inbox: [], pc: new RTCPeerConnection(), socket: null, hold: false, refuse: null };
+  globalThis.server = server;
+
+  globalThis.WebSocket = class extends EventTarget {
+    static OPEN = 1;
+    readyState = 0;
+    constructor(url, protocols) {
+      super();
+      Object.assign(server, { socket: this, url, protocols });
+      setTimeout(() => {
+        this.readyState = 1;
+        this.onopen?.();
+      });
+    }
+    send(text) {
+      const message = JSON.parse(text);
+      server.inbox.push(message);
+      server.onMessage(message);
+    }
+    close(code) {
+      this.readyState = 3;
+      server.closedWith = code;
+    }
+  };
+
+  server.say = (message) => server.socket.onmessage?.({ data: JSON.stringify({ roomId: "r", ...message }) });
+  server.drop = (code, reason) => server.socket.onclose?.({ code, reason });
+  server.sent = (type) => server.inbox.filter((message) => message.type === type);
+
+  async function gathered() {
+    while (server.pc.iceGatheringState !== "complete") await new Promise((resolve) => setTimeout(resolve, 10));
+    const { type, sdp } = server.pc.localDescription;
+    return { type, sdp };
+  }
+  server.answer = async (message) => {
+    await server.pc.setRemoteDescription(message.data.sdp);
+    for (const transceiver of server.pc.getTransceivers()) {
+      if (transceiver.direction === "recvonly" && !transceiver.receiver.track.muted) continue;
+      transceiver.direction = "sendrecv";
+    }
+    await server.pc.setLocalDescription(await server.pc.createAnswer());
+    server.say({ type: "answer", userId: "sfu", id: message.id, data: { sdp: await gathered() } });
+  };
+  server.offer = async (id) => {
+    await server.pc.setLocalDescription(await server.pc.createOffer({ iceRestart: true }));
+    server.say({ type: "offer", userId: "sfu", id, data: { sdp: await gathered() } });
+  };
+  server.onMessage = async (message) => {
+    if (message.type === "join") {
+      server.say({
+        type: "joined",
+        id: message.id,
+        userId: "me",
+        data: {
+          participants: [{ userId: "ann", displayName: "Ann", role: "host", muted: { audio: true, video: false }, tracks: [] }],
+          iceServers: [],
+          encoding: { audio: { bitrate: 32000, codec: "opus" }, video: { bitrate: { min: 1, max: 300000 }, codec: "vp8" } },
+          you: { userId: "me", role: "participant", permissions: { publish: true } },
+        },
+      });
+    } else if (message.type === "offer" && server.refuse) {
+      const code = server.refuse;
+      server.refuse = null;
+      server.say({ type: "error", userId: "sfu", id: message.id, data: { code, message: "not so" } });
+    } else if (message.type === "offer" && !server.hold) {
+      await server.answer(message);
+    } else if (message.type === "answer") {
+      await server.pc.setRemoteDescription(message.data.sdp);
+    } else if (message.type === "ice-candidate" && message.data.candidate && server.pc.remoteDescription) {
+      await server.pc.addIceCandidate(message.data.candidate).catch(() => {});
+    }
+  };
+}
+
+await story("the rules of signaling, as the SDK keeps them", async () => {
+  const browser = await chromium();
+  const page = await blankPage(browser, "me");
+  await page.evaluate(installServer);
+  const sent = (type) => page.evaluate((wanted) => server.sent(wanted), type);
+  const events = (type) => page.evaluate((wanted) => e2e.state.events.filter((event) => event.type === wanted), type);
+
+  // Glare: the server's offer comes while ours is outstanding.
+  await page.evaluate(() => {
+    server.hold = true;
+    globalThis.joining = e2e.join({ token: "a.b.c", roomId: "r", colour: "red" });
+  });
+  await until("the first offer", async () => (await sent("offer")).length === 1);
+  assertEqual(await page.evaluate(() => server.protocols), ["webrtc-engine.v1", "bearer.a.b.c"], "subprotocols");
+  const [offer] = await sent("offer");
+  const mline = (kind) => offer.data.sdp.sdp.split("\r\n").filter((line) => line.startsWith(`m=${kind}`)).length;
+  assertEqual([mline("audio"), mline("video")], [3, 10], "m-lines of the first offer: 3 and 9 slots, one camera");
+  assertEqual(offer.data.tracks.map(({ mid, source }) => ({ mid, source })), [{ mid: "0", source: "camera" }], "named tracks");
+  await page.evaluate(async () => {
+    const other = new RTCPeerConnection();
+    other.addTransceiver("video");
+    const { type, sdp } = await other.createOffer();
+    server.say({ type: "offer", userId: "sfu", id: "s-glare", data: { sdp: { type, sdp } } });
+    server.say({ type: "answer", userId: "sfu", id: "not-ours", data: { sdp: { type: "answer", sdp } } });
+    server.hold = false;
+    await server.answer(server.sent("offer")[0]);
+    await joining;
+  });
+  assertEqual((await sent("answer")).length, 0, "answers to an offer in glare");
+  await until("media", () => page.evaluate(() => e2e.state.call.state === "connected"));
+  step("glare is settled for the client; an answer to another offer is ignored");
+
+  const cap = await page.evaluate(() =>
+    e2e.state.call.peerConnection.getSenders().find((sender) => sender.track).getParameters().encodings[0].maxBitrate,
+  );
+  assertEqual(cap, 300000, "the bitrate cap of `encoding`");
+
+  await page.evaluate(() => server.offer("s-restart"));
+  await until("an answer", async () => (await sent("answer")).length === 1);
+  assertEqual((await sent("answer"))[0].id, "s-restart", "the id an answer echoes");
+  await until("stable", () => page.evaluate(() => server.pc.signalingState === "stable"));
+  step("a server offer is answered with its id");
+
+  // A refusal that passes is tried again, any other reaches the caller, and neither blocks what comes after.
+  const refused = await page.evaluate(async () => {
+    const { call } = e2e.state;
+    server.refuse = "forbidden";
+    const failure = await call.publish(e2e.makeVideo("green"), { source: "screen" }).catch((error) => error.code);
+    return { failure, state: call.peerConnection.signalingState, left: call.local.stream("screen") };
+  });
+  assertEqual(refused, { failure: "forbidden", state: "stable", left: null }, "a refused publication");
+  let before = (await sent("offer")).length;
+  await page.evaluate(() => {
+    server.refuse = "rate_limited";
+    return e2e.state.call.publish(e2e.makeVideo("blue"), { source: "screen" });
+  });
+  assertEqual((await sent("offer")).length - before, 2, "offers until one was taken");
+  const published = (await sent("offer")).at(-1).data.tracks.map(({ source }) => source);
+  assertEqual(published, ["camera", "screen"], "sources in the last offer");
+  await page.evaluate(() => e2e.state.call.unpublish("screen"));
+  const sending = await page.evaluate(() =>
+    e2e.state.call.peerConnection.getTransceivers().filter(({ currentDirection }) => /send/.test(currentDirection ?? "")).length,
+  );
+  assertEqual(sending, 1, "m-lines that send after unpublishing");
+  step("refused offers are rolled back");
+
+  // A slot changes hands.
+  const subscribed = (data) =>
+    page.evaluate((given) => server.say({ type: "track-subscribed", userId: "sfu", data: given }), data);
+  const mid = await page.evaluate(() =>
+    e2e.state.call.peerConnection.getTransceivers().find(({ direction, receiver }) => direction === "recvonly" && receiver.track.kind === "video").mid,
+  );
+  await page.evaluate(() =>
+    server.say({ type: "user-joined", userId: "ben", data: { displayName: "Ben", role: "participant", tracks: [] } }),
+  );
+  await subscribed({ mid, userId: "ann", trackId: "t1", kind: "video", source: "camera" });
+  await subscribed({ mid, userId: "ben", trackId: "t2", kind: "video", source: "screen" });
+  const carried = await page.evaluate(() => [e2e.participant("ann").stream("camera"), e2e.participant("ben").stream("screen")].map(Boolean));
+  assertEqual(carried, [false, true], "who has a stream when the slot went from Ann to Ben");
+  await page.evaluate(() => server.say({ type: "user-left", userId: "ben", data: { reason: "left" } }));
+  const slotEvents = (await page.evaluate(() => e2e.state.events)).filter(({ type }) => type.startsWith("track-")).map(({ type, userId }) => `${type} ${userId}`);
+  assertEqual(
+    slotEvents,
+    ["track-subscribed ann", "track-unsubscribed ann", "track-subscribed ben", "track-unsubscribed ben"],
+    "events of the slot",
+  );
+  step("slots change hands");
+
+  // Somebody else mutes us; the echo of our own message does not undo the next one.
+  await page.evaluate(() => server.say({ type: "muted", userId: "ann", targetUserId: "me", data: { kind: "video" } }));
+  assertEqual(await page.evaluate(() => e2e.state.stream.getVideoTracks()[0].enabled), false, "camera after a moderator's mute");
+  await page.evaluate(() => {
+    e2e.state.call.setCameraMuted(false);
+    server.say({ type: "muted", userId: "me", data: { kind: "video" } });
+  });
+  assertEqual(await page.evaluate(() => e2e.state.stream.getVideoTracks()[0].enabled), true, "camera after a late echo");
+  assertEqual((await sent("unmute")).at(-1).data, { kind: "video" }, "the unmute message");
+
+  before = (await events("error")).length;
+  await page.evaluate(() => {
+    server.socket.onmessage({ data: "not json" });
+    server.say({ type: "from-the-future", data: {} });
+    server.say({ type: "track-subscribed", userId: "sfu", data: { mid: "99", trackId: "t9", userId: "ann" } });
+    server.say({ type: "active-speaker", data: { speakers: [{ userId: "ann", level: 0.5 }, { userId: "nobody" }] } });
+  });
+  assertEqual((await events("error")).length, before, "errors from messages that make no sense");
+
+  await page.evaluate(() => server.drop(4003, "replaced"));
+  const closed = await page.evaluate(() => ({ closed: e2e.state.closed, state: e2e.state.call.state }));
+  assertEqual(closed, { closed: { code: 4003, reason: "replaced", error: "replaced" }, state: "closed" }, "the end");
+  const after = await page.evaluate(() => {
+    try {
+      e2e.state.call.chat("anybody?");
+      return "sent";
+    } catch (error) {
+      return error.code;
+    }
+  });
+  assertEqual(after, "not_connected", "a message after the end");
+  step("close codes have names");
+});
