@@ -35,3 +35,7 @@ pub mod cli;
 pub mod metrics;
 
 pub mod log;
+
+#[cfg(any(fuzzing, test))]
+#[doc(hidden)]
+pub mod fuzz;
