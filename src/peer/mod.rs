@@ -143,7 +143,8 @@ impl From<SdpError> for NegotiationError {
 pub struct Peer {
     rtc: Rtc,
     config: Arc<PeerConfig>,
-    created: Instant,
+    /// When offer and answer were first exchanged: from then on the connection has to come up.
+    negotiated: Option<Instant>,
     state: State,
     pending: Option<Pending>,
     has_offered: bool,
@@ -232,7 +233,7 @@ impl Peer {
         Peer {
             rtc,
             config,
-            created: now,
+            negotiated: None,
             state: State::Fresh,
             pending: None,
             has_offered: false,
@@ -287,8 +288,10 @@ impl Peer {
         self.pending.as_ref().map(|p| p.id)
     }
 
-    pub fn created(&self) -> Instant {
-        self.created
+    /// When offer and answer were first exchanged. `None`: an offer may wait for its answer as long as a person needs to
+    /// allow a camera.
+    pub fn negotiated(&self) -> Option<Instant> {
+        self.negotiated
     }
 
     pub fn counters(&self) -> Counters {
@@ -525,6 +528,7 @@ impl Peer {
     fn after_negotiation(&mut self, now: Instant, sink: &mut Sink) {
         if self.state == State::Fresh {
             self.state = State::Connecting;
+            self.negotiated = Some(now);
         }
         self.drain(now, sink);
         // Payload types may have moved and lines may have turned.

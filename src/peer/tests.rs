@@ -117,6 +117,22 @@ fn on_glare_the_server_gives_way() {
 }
 
 #[test]
+fn the_time_to_connect_begins_with_the_answer() {
+    let start = Instant::now();
+    let late = start + Duration::from_secs(120);
+    let mut sink = Sink::default();
+    let mut peer = Peer::new(start, config(&[VideoCodec::Vp8]));
+    let changes = [Change::Add(MediaKind::Video, Direction::RecvOnly)];
+    let offer = peer.create_offer(start, 1, &changes, false, &mut sink).unwrap().unwrap();
+    peer.flush(late, &mut sink);
+    assert!(!peer.is_dead() && peer.negotiated().is_none(), "an offer waits");
+    let theirs = SdpOffer::from_sdp_string(&sdp::essential(&offer.sdp)).unwrap();
+    let answer = client(late).sdp_api().accept_offer(theirs).unwrap().to_sdp_string();
+    assert_eq!(peer.handle_answer(late, Some(1), &answer, &mut sink), Ok(()));
+    assert_eq!(peer.negotiated(), Some(late));
+}
+
+#[test]
 fn an_answer_needs_an_offer() {
     let now = Instant::now();
     let mut sink = Sink::default();

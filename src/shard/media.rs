@@ -223,7 +223,7 @@ impl Shard {
     pub(super) fn handle_peer_timeout(&mut self, now: Instant, key: ParticipantKey) {
         let Some(participant) = self.participant_mut(key) else { return };
         let Some(peer) = &participant.peer else { return };
-        if !peer.is_connected() && now >= participant.connect_deadline(peer) {
+        if participant.connect_deadline(peer).is_some_and(|at| now >= at) {
             tracing::info!(user = %participant.user, "the media connection did not come up and is given up");
             self.drop_peer(now, key);
             return;
@@ -235,10 +235,7 @@ impl Shard {
     fn arm_peer(&mut self, key: ParticipantKey) {
         let Some(participant) = self.participant(key) else { return };
         let Some(peer) = &participant.peer else { return };
-        let mut at = peer.deadline();
-        if !peer.is_connected() {
-            at = at.min(participant.connect_deadline(peer));
-        }
+        let at = participant.connect_deadline(peer).map_or(peer.deadline(), |at| at.min(peer.deadline()));
         self.wheel.set(TimerKey::Participant(key.slot as usize).index(), at);
     }
 
@@ -481,10 +478,10 @@ impl Shard {
 }
 
 impl Participant {
-    /// Until when a connection that is not up may take.
-    fn connect_deadline(&self, peer: &Peer) -> Instant {
-        let whole = peer.created() + CONNECT_TIMEOUT;
-        self.handshake_until.map_or(whole, |handshake| handshake.min(whole))
+    /// Until when a connection that is not up may take; `None` before there is an answer, and once it is up.
+    fn connect_deadline(&self, peer: &Peer) -> Option<Instant> {
+        let whole = peer.negotiated().filter(|_| !peer.is_connected())? + CONNECT_TIMEOUT;
+        Some(self.handshake_until.map_or(whole, |handshake| handshake.min(whole)))
     }
 
     /// The tracks that this participant is to receive, oldest first, at most as many of a kind as lines may be.
