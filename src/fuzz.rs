@@ -1005,6 +1005,7 @@ fn peer_config() -> Arc<PeerConfig> {
     let make = || {
         Arc::new(PeerConfig {
             candidates: vec![local()],
+            tcp_candidates: Vec::new(),
             video_codecs: vec![VideoCodec::Vp8, VideoCodec::H264, VideoCodec::Vp9, VideoCodec::Av1],
             audio_bitrate: 96_000,
             video_max_bitrate: 1_500_000,

@@ -254,6 +254,7 @@ impl World {
 fn peer_config(config: &Config) -> PeerConfig {
     PeerConfig {
         candidates: vec![server_address()],
+        tcp_candidates: Vec::new(),
         video_codecs: vec![VideoCodec::Vp8, VideoCodec::H264, VideoCodec::Vp9, VideoCodec::Av1],
         audio_bitrate: config.encoding.audio_bitrate,
         video_max_bitrate: config.encoding.video_max_bitrate,

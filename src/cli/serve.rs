@@ -389,6 +389,7 @@ fn peer_config(config: &Config, candidates: Vec<SocketAddr>) -> PeerConfig {
     }
     PeerConfig {
         candidates,
+        tcp_candidates: Vec::new(),
         video_codecs,
         audio_bitrate: config.encoding.audio_bitrate,
         video_max_bitrate: config.encoding.video_max_bitrate,

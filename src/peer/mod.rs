@@ -22,7 +22,7 @@ use rustc_hash::FxHashMap;
 use str0m::change::{SdpAnswer, SdpOffer, SdpPendingOffer};
 use str0m::format::Codec;
 use str0m::media::{Direction, KeyframeRequestKind, MediaKind, Mid, Pt, Rid};
-use str0m::net::{Protocol, Receive};
+use str0m::net::{Protocol, Receive, TcpType};
 use str0m::rtp::{RtpPacket, RtpWrite, Ssrc};
 use str0m::{Candidate, Event as RtcEvent, IceConnectionState, Input, Output, Rtc, RtcConfig, RtcError};
 
@@ -37,6 +37,8 @@ pub use sdp::SdpError;
 pub struct PeerConfig {
     /// Host candidates, as announced; at least one.
     pub candidates: Vec<SocketAddr>,
+    /// Passive TCP candidates (RFC 6544 §4.5), as announced: where framed packets (RFC 4571) are accepted.
+    pub tcp_candidates: Vec<SocketAddr>,
     /// Video codecs in the order of preference; those missing are not offered.
     pub video_codecs: Vec<VideoCodec>,
     /// Caps put into every SDP, in bits per second.
@@ -48,9 +50,10 @@ pub struct PeerConfig {
     pub limits: sdp::Limits,
 }
 
-/// A datagram to send.
+/// A packet to send: a datagram, or a frame on the TCP connection from `destination`.
 pub struct Transmit {
-    /// The announced address to send from: one of [`PeerConfig::candidates`].
+    pub protocol: Protocol,
+    /// The announced address to send from: one of [`PeerConfig::candidates`] or [`PeerConfig::tcp_candidates`].
     pub source: SocketAddr,
     pub destination: SocketAddr,
     pub class: Class,
@@ -74,7 +77,7 @@ pub enum Event {
     /// ICE and DTLS are up; media may flow.
     Connected,
     /// An authenticated connectivity check came from this address (RFC 8445 §7.3): it belongs to this peer.
-    AddressVerified(SocketAddr),
+    AddressVerified(Protocol, SocketAddr),
     /// A subscriber asks for a key frame on this outgoing line.
     KeyframeRequest(Mid),
     /// The remote closed, or ICE is beyond hope.
@@ -159,7 +162,7 @@ pub struct Peer {
     /// When str0m wants to be called again.
     deadline: Instant,
     /// Where everything but STUN goes, from and to: the pair of addresses that the client nominated last.
-    path: Option<(SocketAddr, SocketAddr)>,
+    path: Option<(Protocol, SocketAddr, SocketAddr)>,
     counters: Counters,
 }
 
@@ -227,6 +230,11 @@ impl Peer {
         for address in &config.candidates {
             // An address that cannot be a candidate was refused when the configuration was read.
             if let Ok(candidate) = Candidate::host(*address, Protocol::Udp) {
+                rtc.add_local_candidate(candidate);
+            }
+        }
+        for address in &config.tcp_candidates {
+            if let Ok(candidate) = Candidate::builder().tcp().host(*address).tcptype(TcpType::Passive).build() {
                 rtc.add_local_candidate(candidate);
             }
         }
@@ -405,18 +413,20 @@ impl Peer {
         Ok(())
     }
 
-    /// Feeds one datagram and drains what follows from it (a second one before the drain would lose a packet).
+    /// Feeds one packet, a datagram or a frame, and drains what follows from it (a second one before the drain would lose
+    /// a packet).
     ///
     /// `destination` is the announced address that it reached. Bytes that are none of STUN, DTLS, RTP are dropped.
-    pub fn handle_datagram(
+    pub fn handle_packet(
         &mut self,
         now: Instant,
+        protocol: Protocol,
         source: SocketAddr,
         destination: SocketAddr,
         data: &[u8],
         sink: &mut Sink,
     ) {
-        let Ok(receive) = Receive::new(Protocol::Udp, source, destination, data) else { return };
+        let Ok(receive) = Receive::new(protocol, source, destination, data) else { return };
         self.counters.packets_in += 1;
         self.counters.bytes_in += data.len() as u64;
         let is_check = data[0] < 2;
@@ -431,12 +441,12 @@ impl Peer {
         self.drain(now, sink);
         // An ICE agent answers only checks whose MESSAGE-INTEGRITY holds.
         if is_check && sink.transmits.iter().skip(before).any(|t| t.destination == source && is_stun_success(&t.data)) {
-            sink.events.push(Event::AddressVerified(source));
+            sink.events.push(Event::AddressVerified(protocol, source));
             // An address translator that rebinds makes a pair of the same priority as the one before, and str0m then stays
             // with the older until it has been silent for 15 s. A controlling client nominates the one it uses, so the
             // latest nomination is the one to follow.
             if nominates(data) {
-                self.path = Some((destination, source));
+                self.path = Some((protocol, destination, source));
             }
         }
     }
@@ -606,11 +616,11 @@ impl Peer {
                 Output::Transmit(t) => {
                     let data: Vec<u8> = t.contents.into();
                     let class = self.class_of(&data);
-                    let (source, destination) = match self.path {
+                    let (protocol, source, destination) = match self.path {
                         Some(path) if data.first().is_some_and(|first| *first > 3) => path,
-                        _ => (t.source, t.destination),
+                        _ => (t.proto, t.source, t.destination),
                     };
-                    sink.transmits.push_back(Transmit { source, destination, class, data });
+                    sink.transmits.push_back(Transmit { protocol, source, destination, class, data });
                 }
                 Output::Event(event) => self.on_event(now, event, sink),
             }

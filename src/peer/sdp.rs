@@ -247,6 +247,7 @@ mod tests {
     fn caps_go_where_the_client_sends() {
         let config = PeerConfig {
             candidates: vec![],
+            tcp_candidates: Vec::new(),
             video_codecs: vec![],
             audio_bitrate: 96_000,
             video_max_bitrate: 1_500_500,

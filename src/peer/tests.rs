@@ -12,6 +12,7 @@ use super::*;
 fn config(video_codecs: &[VideoCodec]) -> Arc<PeerConfig> {
     Arc::new(PeerConfig {
         candidates: vec!["127.0.0.1:40000".parse().unwrap()],
+        tcp_candidates: Vec::new(),
         video_codecs: video_codecs.to_vec(),
         audio_bitrate: 64_000,
         video_max_bitrate: 1_200_000,
@@ -168,7 +169,7 @@ fn strange_datagrams_are_not_answered() {
         for first in [0, 1, 22, 128, 144, 255] {
             let mut data: Vec<u8> = std::iter::repeat_with(|| random.u8(..)).take(length).collect();
             data[0] = first;
-            peer.handle_datagram(now, source, local, &data, &mut sink);
+            peer.handle_packet(now, Protocol::Udp, source, local, &data, &mut sink);
         }
     }
     peer.flush(now, &mut sink);

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use str0m::media::{Direction, MediaKind, Mid};
+use str0m::net::Protocol;
 
 use super::demux::{self, Kind as DatagramKind};
 use super::signaling::{media_kind, mid_text};
@@ -20,6 +21,21 @@ impl Shard {
     /// A connectivity check is for whom its user name says. Everything else must come from an address from which an
     /// authenticated check came before; what does not is dropped without an answer.
     pub fn handle_datagram(&mut self, now: Instant, local: SocketAddr, source: SocketAddr, data: &[u8]) {
+        self.handle_packet(now, Protocol::Udp, local, source, data);
+    }
+
+    /// One frame (RFC 4571) from the TCP connection that `source` opened to the announced address `local`; as
+    /// [`Shard::handle_datagram`].
+    pub fn handle_frame(&mut self, now: Instant, local: SocketAddr, source: SocketAddr, data: &[u8]) {
+        self.handle_packet(now, Protocol::Tcp, local, source, data);
+    }
+
+    /// Whether a connectivity check with this user-name fragment is for somebody here.
+    pub fn has_ufrag(&self, ufrag: &[u8]) -> bool {
+        self.ufrags.contains_key(ufrag)
+    }
+
+    fn handle_packet(&mut self, now: Instant, protocol: Protocol, local: SocketAddr, source: SocketAddr, data: &[u8]) {
         self.metrics.received(data.len());
         if data.len() > MAX_DATAGRAM {
             self.metrics.dropped_datagram();
@@ -27,7 +43,7 @@ impl Shard {
         }
         let key = match demux::classify(data) {
             DatagramKind::Check(ufrag) => self.ufrags.get(ufrag).copied(),
-            DatagramKind::Media => self.addresses.get(&source).copied(),
+            DatagramKind::Media => self.addresses.get(&(protocol, source)).copied(),
             DatagramKind::Other => None,
         };
         let Some(key) = key else {
@@ -39,7 +55,7 @@ impl Shard {
             return;
         };
         let Some(peer) = &mut participant.peer else { return };
-        peer.handle_datagram(now, source, local, data, &mut self.sink);
+        peer.handle_packet(now, protocol, source, local, data, &mut self.sink);
         self.touch(key);
         self.absorb(now, key);
     }
@@ -127,9 +143,9 @@ impl Shard {
                 }
                 self.request_keyframes(now, room);
             }
-            Event::AddressVerified(address) => {
+            Event::AddressVerified(protocol, address) => {
                 if self.begin_handshake(now, key) {
-                    self.learn_address(key, address);
+                    self.learn_address(key, (protocol, address));
                 }
             }
             Event::KeyframeRequest(mid) => {
@@ -170,7 +186,7 @@ impl Shard {
         }
     }
 
-    fn learn_address(&mut self, key: ParticipantKey, address: SocketAddr) {
+    fn learn_address(&mut self, key: ParticipantKey, address: (Protocol, SocketAddr)) {
         if self.addresses.insert(address, key) == Some(key) {
             return;
         }
@@ -472,8 +488,7 @@ impl Shard {
             None,
             data,
         );
-        let Some(conn) = self.participant(key).map(|p| p.conn) else { return };
-        self.send(conn, message);
+        self.send_to(key, message);
     }
 }
 

@@ -25,6 +25,7 @@ use std::time::{Duration, Instant, SystemTime};
 use rustc_hash::FxHashMap;
 use slab::Slab;
 use str0m::media::{MediaKind, Mid};
+use str0m::net::Protocol;
 use tungstenite::Utf8Bytes;
 
 use crate::auth::Verifier;
@@ -102,7 +103,7 @@ pub struct Shard {
     rooms: Slab<RoomState>,
     room_by_id: FxHashMap<RoomId, usize>,
     /// Addresses from which an authenticated check came.
-    addresses: FxHashMap<SocketAddr, ParticipantKey>,
+    addresses: FxHashMap<(Protocol, SocketAddr), ParticipantKey>,
     /// Peers that passed a connectivity check and whose DTLS handshake is not done.
     connecting: usize,
     ufrags: FxHashMap<Box<[u8]>, ParticipantKey>,
@@ -123,7 +124,8 @@ pub struct Shard {
 /// A person in a room, with the session and the peer that serve them.
 struct Participant {
     generation: u32,
-    conn: ConnKey,
+    /// The signaling connection. `None`: there is none (WHIP, WHEP), or it was lost and may be resumed.
+    conn: Option<ConnKey>,
     room: usize,
     user: UserId,
     receive: Receive,
@@ -135,7 +137,7 @@ struct Participant {
     /// The peer whose first offer was crossed by the client's own, until it is clear which of the two the client goes by.
     shelved: Option<Peer>,
     ufrags: Vec<Box<[u8]>>,
-    addresses: Vec<SocketAddr>,
+    addresses: Vec<(Protocol, SocketAddr)>,
     published: Vec<Published>,
     /// Which outgoing line carries which track.
     carried: Vec<(Mid, MediaKind, TrackId)>,
@@ -501,6 +503,13 @@ impl Shard {
 
     fn send(&mut self, conn: ConnKey, text: Utf8Bytes) {
         self.outputs.push_back(Output::Send { conn, text });
+    }
+
+    /// Sends to a participant; nothing happens when it has no signaling connection.
+    fn send_to(&mut self, key: ParticipantKey, text: Utf8Bytes) {
+        if let Some(conn) = self.participant(key).and_then(|p| p.conn) {
+            self.send(conn, text);
+        }
     }
 
     /// Closes a connection from this side; whoever was on it leaves at once.

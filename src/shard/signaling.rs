@@ -19,7 +19,7 @@ use crate::signal::message::{
     self, Body, CandidateOut, ChatData, Empty, ErrorCode, Joined, MuteState, Muted, ParticipantInfo, RawValue, Request,
     RequestId, Sdp, SdpOut, Target, TrackInfo, TrackPublished, TrackRef, TrackUnpublished, UserLeft, UserUpdated, You,
 };
-use crate::signal::session::Phase;
+use crate::signal::session::{Phase, Session};
 
 /// An error for the client: its code and what a person reads.
 type Refused = (ErrorCode, String);
@@ -249,7 +249,7 @@ impl Shard {
         }
         self.participants.insert(Participant {
             generation,
-            conn,
+            conn: Some(conn),
             room: index,
             user,
             receive: join.receive,
@@ -381,11 +381,11 @@ impl Shard {
                 return Err(negotiation_refused(e));
             }
         };
-        let (conn, room) = (participant.conn, participant.room);
-        let form = self.sessions.get(&conn).map_or(message::Form::Object, |s| s.sdp_form());
+        let room = participant.room;
+        let form = self.session_of(key).map_or(message::Form::Object, |s| s.sdp_form());
         let text =
             message::encode("answer", Some(&self.rooms[room].id), Some("sfu"), id, SdpOut::answer(form, &answer));
-        self.send(conn, text);
+        self.send_to(key, text);
         self.after_negotiation(now, key, &answer);
         Ok(())
     }
@@ -454,8 +454,7 @@ impl Shard {
     /// for clients that act on messages alone.
     pub(super) fn send_candidates(&mut self, key: ParticipantKey, description: &str) {
         let Some(participant) = self.participant(key) else { return };
-        let conn = participant.conn;
-        let Some(session) = self.sessions.get(&conn) else { return };
+        let Some(session) = self.session_of(key) else { return };
         let form = session.candidate_form();
         let room = &self.rooms[participant.room].id;
         let mid = crate::peer::sdp::mids(description).into_iter().next().unwrap_or_default();
@@ -470,7 +469,7 @@ impl Shard {
             .collect();
         texts.push(message::encode("ice-candidate", Some(room), Some("sfu"), None, CandidateOut::End));
         for text in texts {
-            self.send(conn, text);
+            self.send_to(key, text);
         }
     }
 
@@ -504,9 +503,9 @@ impl Shard {
         let Some(peer) = &mut participant.peer else { return };
         let made = peer.create_offer(now, id, changes, restart, &mut self.sink);
         self.next_offer += 1;
-        let (conn, room) = (participant.conn, participant.room);
+        let room = participant.room;
         if let Ok(Some(offer)) = made {
-            let form = self.sessions.get(&conn).map_or(message::Form::Object, |s| s.sdp_form());
+            let form = self.session_of(key).map_or(message::Form::Object, |s| s.sdp_form());
             let text = message::encode(
                 "offer",
                 Some(&self.rooms[room].id),
@@ -514,7 +513,7 @@ impl Shard {
                 Some(&RequestId::numbered(offer.id)),
                 SdpOut::offer(form, &offer.sdp),
             );
-            self.send(conn, text);
+            self.send_to(key, text);
             self.send_candidates(key, &offer.sdp);
         }
         self.absorb(now, key);
@@ -561,9 +560,7 @@ impl Shard {
         }
         let Some(data) = data else { return Ok(()) };
         let text = message::encode_raw_to(kind, Some(&state.id), Some(from.as_str()), user, id, &data);
-        if let Some(conn) = self.participant(other).map(|p| p.conn) {
-            self.send(conn, text);
-        }
+        self.send_to(other, text);
         Ok(())
     }
 
@@ -658,9 +655,10 @@ impl Shard {
             }
             Event::Replaced { key } => {
                 // The room has forgotten the older one already; what is left of it goes here.
-                let Some(conn) = self.participant(key).map(|p| p.conn) else { return };
-                self.outputs.push_back(Output::Close { conn, code: 4003, reason: "replaced by a newer session" });
-                self.take_session(conn);
+                if let Some(conn) = self.participant(key).and_then(|p| p.conn) {
+                    self.outputs.push_back(Output::Close { conn, code: 4003, reason: "replaced by a newer session" });
+                    self.take_session(conn);
+                }
                 self.drop_peer(now, key);
                 self.participants.remove(key.slot as usize);
                 self.wheel.cancel(TimerKey::Participant(key.slot as usize).index());
@@ -747,11 +745,7 @@ impl Shard {
 
     fn tell(&mut self, index: usize, from: ParticipantKey, to: Option<ParticipantKey>, text: tungstenite::Utf8Bytes) {
         match to {
-            Some(key) => {
-                if let Some(conn) = self.participant(key).map(|p| p.conn) {
-                    self.send(conn, text);
-                }
-            }
+            Some(key) => self.send_to(key, text),
             None => self.tell_others(index, Some(from), text),
         }
     }
@@ -760,9 +754,9 @@ impl Shard {
         let Some(state) = self.rooms.get(index) else { return };
         for (key, _) in state.room.participants() {
             if Some(key) != but
-                && let Some(participant) = self.participants.get(key.slot as usize)
+                && let Some(conn) = self.participants.get(key.slot as usize).and_then(|p| p.conn)
             {
-                self.outputs.push_back(Output::Send { conn: participant.conn, text: text.clone() });
+                self.outputs.push_back(Output::Send { conn, text: text.clone() });
             }
         }
     }
@@ -783,6 +777,10 @@ impl Shard {
         }
     }
 
+    fn session_of(&self, key: ParticipantKey) -> Option<&Session> {
+        self.sessions.get(&self.participant(key)?.conn?)
+    }
+
     fn reply(&mut self, conn: ConnKey, kind: &'static str, id: Option<&RequestId>, data: impl serde::Serialize) {
         let room = self.sessions.get(&conn).and_then(|s| s.room());
         let text = message::encode(kind, room, Some("sfu"), id, data);
@@ -796,7 +794,7 @@ impl Shard {
     }
 
     pub(super) fn error_to(&mut self, key: ParticipantKey, code: ErrorCode, text: &str) {
-        if let Some(conn) = self.participant(key).map(|p| p.conn) {
+        if let Some(conn) = self.participant(key).and_then(|p| p.conn) {
             self.error(conn, None, code, text);
         }
     }

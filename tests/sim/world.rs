@@ -143,6 +143,7 @@ impl World {
                 let address = SocketAddr::from(([198, 51, 100, 1], 40000 + u16::from(n)));
                 let peer = PeerConfig {
                     candidates: vec![address],
+                    tcp_candidates: Vec::new(),
                     video_codecs: vec![VideoCodec::Vp8, VideoCodec::H264, VideoCodec::Vp9],
                     audio_bitrate: 128_000,
                     video_max_bitrate: 2_000_000,
