@@ -21,7 +21,7 @@
 //! # Modules in reading order
 //!
 //! ```text
-//!   main ──► cli ──► worker ──► shard ──► { signal http ws | room p2p auth | sfu peer } ──► base
+//!   main ──► cli ──► worker ──► shard ──► { signal http ws | room p2p auth | sfu peer quality } ──► base
 //!             └────► jobs                 arrows are imports; nothing imports against an arrow
 //! ```
 //!
@@ -32,6 +32,7 @@
 //! - [`p2p`]: what may be relayed between two browsers
 //! - [`sfu`]: published tracks, the slots that carry them, key frames, renumbering
 //! - [`peer`]: one WebRTC connection; the only module that names `str0m::Rtc`
+//! - [`quality`]: how good a participant's connection is
 //! - [`ice_servers`]: STUN and TURN servers for clients
 //! - [`signal`]: the JSON protocol as types, and the rules of one connection
 //! - [`ws`], [`http`]: bytes in, bytes out
@@ -113,6 +114,8 @@ pub mod p2p;
 pub mod sfu;
 
 pub mod peer;
+
+pub mod quality;
 
 pub mod ice_servers;
 

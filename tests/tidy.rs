@@ -68,6 +68,7 @@ const ARROW: &[(&str, &[&str])] = &[
     ("p2p", &["cli", "http", "jobs", "peer", "sfu", "shard", "signal", "worker", "ws"]),
     ("sfu", &["cli", "http", "jobs", "p2p", "peer", "room", "shard", "signal", "worker", "ws"]),
     ("peer", &["cli", "http", "jobs", "p2p", "room", "shard", "signal", "worker", "ws"]),
+    ("quality", &["auth", "cli", "http", "jobs", "p2p", "peer", "room", "sfu", "shard", "signal", "worker", "ws"]),
     ("signal", &["cli", "http", "jobs", "peer", "sfu", "shard", "worker", "ws"]),
     ("http", &["cli", "jobs", "p2p", "peer", "room", "sfu", "shard", "signal", "worker"]),
     ("ws", &["cli", "jobs", "p2p", "peer", "room", "sfu", "shard", "signal", "worker"]),

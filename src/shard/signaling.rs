@@ -318,6 +318,8 @@ impl Shard {
                 muted: MuteState { audio: own.is_muted(Kind::Audio), video: own.is_muted(Kind::Video) },
             },
             resume_token: None,
+            resumed: false,
+            media: false,
         };
         let text = message::encode("joined", Some(&state.id), Some("sfu"), id, joined);
         self.send(conn, text);
@@ -879,6 +881,7 @@ fn track_info(track: &TrackMeta, muted: bool) -> TrackInfo<'_> {
         name: track.name.as_deref(),
         mid: None,
         muted,
+        layers: Vec::new(),
     }
 }
 

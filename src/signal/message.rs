@@ -9,12 +9,14 @@ use std::sync::Arc;
 
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
+use str0m::media::Rid;
 use tungstenite::Utf8Bytes;
 
 use super::Limits;
 use super::json::{self, Outline};
 use crate::auth::Permissions;
 use crate::base::{RoomId, TrackId, UserId};
+pub use crate::quality::{Direction, Reason, WarningKind};
 pub use crate::room::{Kind, Source};
 
 /// Reads one text frame. Its size has been checked by the caller.
@@ -712,7 +714,7 @@ macro_rules! words {
         }
     )*};
 }
-words!(Kind, Source, Quality, ErrorCode);
+words!(Kind, Source, Quality, ErrorCode, LayerReason, Reason, WarningKind, Direction);
 
 /// Data of `joined`. What other modules describe (`iceServers`, `encoding`, `call`) comes as they serialize it.
 #[derive(Debug, Serialize)]
@@ -727,6 +729,10 @@ pub struct Joined<'a, I: Serialize, E: Serialize, C: Serialize> {
     pub recording: Option<RecordingInfo<'a>>,
     pub you: You<'a>,
     pub resume_token: Option<&'a str>,
+    /// An earlier session goes on. `false` as well when the token of a `join` was unknown or too old.
+    pub resumed: bool,
+    /// The server still has this client's media connection; otherwise the client begins a new one.
+    pub media: bool,
 }
 
 #[derive(Debug, Serialize)]
@@ -766,6 +772,34 @@ pub struct TrackInfo<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mid: Option<&'a str>,
     pub muted: bool,
+    /// Of video, as far as known, ascending.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<Layer>,
+}
+
+/// One way to receive a track. Figures that are not known are left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Layer {
+    /// The name of the simulcast encoding.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "rid_text")]
+    pub rid: Option<Rid>,
+    pub spatial: u8,
+    pub temporal: u8,
+    /// Pixels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub width: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub height: Option<u16>,
+    /// Frames per second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub framerate: Option<u8>,
+    /// Bit/s of all that has to be received for it. Only where a track is described.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bitrate: Option<u64>,
+}
+
+fn rid_text<S: Serializer>(rid: &Option<Rid>, serializer: S) -> Result<S::Ok, S::Error> {
+    rid.as_deref().serialize(serializer)
 }
 
 #[derive(Debug, Serialize)]
@@ -819,6 +853,81 @@ pub struct TrackSubscribed<'a> {
     pub user_id: Option<&'a UserId>,
     pub kind: Kind,
     pub source: Option<Source>,
+}
+
+/// Data of `layer-changed`: what a subscriber is sent of a track from now on.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LayerChanged<'a> {
+    /// Of the receiver's connection.
+    pub mid: &'a str,
+    pub track_id: TrackId,
+    /// The publisher.
+    pub user_id: &'a UserId,
+    /// `null`: nothing, until it resumes by itself or by a wish.
+    pub layer: Option<Layer>,
+    pub paused: bool,
+    pub reason: LayerReason,
+}
+
+/// Why a subscriber is sent another layer than before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LayerReason {
+    /// The estimate of the subscriber's connection, in both directions.
+    Bandwidth,
+    /// The subscriber asked for it.
+    Wish,
+    /// The publisher sends other layers than before.
+    Source,
+}
+
+impl LayerReason {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            LayerReason::Bandwidth => "bandwidth",
+            LayerReason::Wish => "wish",
+            LayerReason::Source => "source",
+        }
+    }
+}
+
+/// Data of `layers-wanted`, to a publisher: which encodings of a track somebody watches. The others may be paused.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LayersWanted<'a> {
+    pub track_id: TrackId,
+    /// Of the publisher's connection.
+    pub mid: &'a str,
+    pub encodings: Vec<EncodingWanted>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct EncodingWanted {
+    /// `null`: the only encoding.
+    #[serde(serialize_with = "rid_text")]
+    pub rid: Option<Rid>,
+    pub active: bool,
+}
+
+/// Data of `quality`: how good the connection of a participant is.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConnectionQuality<'a> {
+    pub user_id: &'a UserId,
+    /// 1 (bad) to 5 (excellent).
+    pub quality: u8,
+    pub reason: Reason,
+}
+
+/// Data of `quality-warning`, to the one concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct QualityWarning {
+    pub kind: WarningKind,
+    pub direction: Direction,
+    /// Loss as a share of 0 to 1, latency in milliseconds, bandwidth in bit/s.
+    pub value: f64,
+    /// `false`: it is over.
+    pub active: bool,
 }
 
 /// Data of `muted` and `unmuted`; the message's `userId` is who is muted.
@@ -1240,6 +1349,7 @@ mod tests {
             name: None,
             mid: None,
             muted: false,
+            layers: Vec::new(),
         };
         let joined = Joined {
             participants: vec![ParticipantInfo {
@@ -1256,13 +1366,15 @@ mod tests {
             recording: None,
             you: You { user_id: &ann, role: Role::Participant.name(), permissions, muted: MuteState::default() },
             resume_token: None,
+            resumed: false,
+            media: false,
         };
         let line = "candidate:1 1 udp 1 192.0.2.1 9 typ host";
         let candidate = |form| CandidateOut::Candidate { form, text: line, mid: "0", m_line_index: 0 };
         let rows: Vec<(String, &str)> = vec![
             (
                 text_of(&joined),
-                r#"{"participants":[{"userId":"ann","displayName":"Ann","role":"participant","metadata":{"a":[1,2.5]},"muted":{"audio":true,"video":false},"tracks":[{"trackId":"tr_0000000000000001","kind":"audio","source":"microphone","muted":false}]}],"iceServers":[],"encoding":null,"call":null,"recording":null,"you":{"userId":"ann","role":"participant","permissions":{"publish":true,"publishSources":["camera","microphone"],"subscribe":true,"data":true,"chat":true,"record":false,"moderate":false,"create":false},"muted":{"audio":false,"video":false}},"resumeToken":null}"#,
+                r#"{"participants":[{"userId":"ann","displayName":"Ann","role":"participant","metadata":{"a":[1,2.5]},"muted":{"audio":true,"video":false},"tracks":[{"trackId":"tr_0000000000000001","kind":"audio","source":"microphone","muted":false}]}],"iceServers":[],"encoding":null,"call":null,"recording":null,"you":{"userId":"ann","role":"participant","permissions":{"publish":true,"publishSources":["camera","microphone"],"subscribe":true,"data":true,"chat":true,"record":false,"moderate":false,"create":false},"muted":{"audio":false,"video":false}},"resumeToken":null,"resumed":false,"media":false}"#,
             ),
             (text_of(SdpOut::offer(Form::Text, "v=0\r\n")), r#"{"sdp":"v=0\r\n"}"#),
             (text_of(SdpOut::answer(Form::Object, "v=0")), r#"{"sdp":{"type":"answer","sdp":"v=0"}}"#),
@@ -1295,6 +1407,79 @@ mod tests {
             &*encode_error(None, Some(&id), ErrorCode::NotJoined, "join first"),
             r#"{"type":"error","id":3,"data":{"code":"not_joined","message":"join first"}}"#
         );
+    }
+
+    #[test]
+    fn what_the_server_says_of_layers_and_quality() {
+        let ann = UserId::new("ann").expect("valid");
+        let layer = Layer {
+            rid: Some("q".into()),
+            spatial: 0,
+            temporal: 1,
+            width: Some(320),
+            height: Some(180),
+            framerate: Some(30),
+            bitrate: Some(150_000),
+        };
+        let unknown = Layer { rid: None, width: None, height: None, framerate: None, bitrate: Some(0), ..layer };
+        let changed = |layer: Option<Layer>, reason| LayerChanged {
+            mid: "2",
+            track_id: track(1),
+            user_id: &ann,
+            paused: layer.is_none(),
+            layer,
+            reason,
+        };
+        let warning = |kind, direction, value| QualityWarning { kind, direction, value, active: true };
+        let info = TrackInfo {
+            track_id: track(1),
+            kind: Kind::Video,
+            source: Source::Camera,
+            name: None,
+            mid: None,
+            muted: false,
+            layers: vec![unknown, layer],
+        };
+        let rows: Vec<(String, &str)> = vec![
+            (
+                text_of(TrackPublished { track: info }),
+                r#"{"track":{"trackId":"tr_0000000000000001","kind":"video","source":"camera","muted":false,"layers":[{"spatial":0,"temporal":1,"bitrate":0},{"rid":"q","spatial":0,"temporal":1,"width":320,"height":180,"framerate":30,"bitrate":150000}]}}"#,
+            ),
+            (
+                text_of(changed(Some(Layer { bitrate: None, ..layer }), LayerReason::Bandwidth)),
+                r#"{"mid":"2","trackId":"tr_0000000000000001","userId":"ann","layer":{"rid":"q","spatial":0,"temporal":1,"width":320,"height":180,"framerate":30},"paused":false,"reason":"bandwidth"}"#,
+            ),
+            (
+                text_of(changed(None, LayerReason::Wish)),
+                r#"{"mid":"2","trackId":"tr_0000000000000001","userId":"ann","layer":null,"paused":true,"reason":"wish"}"#,
+            ),
+            (
+                text_of(LayersWanted {
+                    track_id: track(1),
+                    mid: "1",
+                    encodings: vec![
+                        EncodingWanted { rid: Some("h".into()), active: true },
+                        EncodingWanted { rid: None, active: false },
+                    ],
+                }),
+                r#"{"trackId":"tr_0000000000000001","mid":"1","encodings":[{"rid":"h","active":true},{"rid":null,"active":false}]}"#,
+            ),
+            (
+                text_of(ConnectionQuality { user_id: &ann, quality: 2, reason: Reason::PacketLoss }),
+                r#"{"userId":"ann","quality":2,"reason":"packet-loss"}"#,
+            ),
+            (
+                text_of(warning(WarningKind::PacketLoss, Direction::Receive, 0.075)),
+                r#"{"kind":"packet-loss","direction":"receive","value":0.075,"active":true}"#,
+            ),
+            (
+                text_of(QualityWarning { active: false, ..warning(WarningKind::Bandwidth, Direction::Send, 500e3) }),
+                r#"{"kind":"bandwidth","direction":"send","value":500000.0,"active":false}"#,
+            ),
+        ];
+        for (written, expect) in rows {
+            assert_eq!(written, expect);
+        }
     }
 
     fn text_of(value: impl Serialize) -> String {
