@@ -12,7 +12,7 @@ use str0m::format::Codec;
 use str0m::media::MediaKind;
 use str0m::rtp::ExtensionValues;
 use webrtc_engine::base::{ParticipantKey, TrackId};
-use webrtc_engine::sfu::{Forward, Incoming, Sfu, SfuConfig, Slot};
+use webrtc_engine::sfu::{Forward, Incoming, Sfu, SfuConfig, Slot, Target};
 
 #[global_allocator]
 static ALLOCATOR: AllocProfiler = AllocProfiler::system();
@@ -62,7 +62,7 @@ impl Source {
         sfu.publish(TRACK, kind);
         for slot in 0..subscribers {
             let slot = Slot { participant: ParticipantKey { slot, generation: 0 }, mid: "2".into() };
-            assert!(sfu.subscribe(now, slot, TRACK));
+            assert!(sfu.subscribe(now, slot, TRACK, Target::Best, 0, &mut Vec::new()));
         }
         let mut key = payload.clone();
         if let (true, Some(header)) = (kind.is_video(), key.get_mut(6)) {

@@ -28,7 +28,7 @@ use crate::metrics::Metrics;
 use crate::p2p;
 use crate::peer::{self, Change, Peer, PeerConfig, Sink, red};
 use crate::room::{self, Joiner, Kind, LeaveReason, Room, TrackMeta};
-use crate::sfu::{Forward, Incoming, Sfu, SfuConfig, Slot, codec};
+use crate::sfu::{Forward, Incoming, Sfu, SfuConfig, Slot, Target, codec};
 use crate::shard::demux;
 use crate::shard::{Mail, Output, Shard, ShardConfig};
 use crate::signal::json;
@@ -340,7 +340,8 @@ pub fn sfu_switch(data: &[u8]) {
             }
             2 => {
                 let to = track(n >> 3);
-                assert_eq!(sfu.subscribe(now, slot(n), to), published.contains(&to));
+                let is_subscribed = sfu.subscribe(now, slot(n), to, Target::Best, 0, &mut out);
+                assert_eq!(is_subscribed, published.contains(&to));
                 assert_eq!(sfu.subscribed(slot(n)), Some(to).filter(|t| published.contains(t)));
             }
             3 => {

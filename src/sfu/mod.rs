@@ -22,7 +22,9 @@
 //! See RFC 8853 (simulcast), RFC 7741 §4.2 (VP8 counters), RFC 6464 (audio level).
 
 pub mod codec;
+pub mod dependency;
 pub mod keyframe;
+pub mod layer;
 pub mod level;
 pub mod rewrite;
 mod track;
@@ -31,6 +33,7 @@ mod track;
 mod tests;
 
 use std::cmp::Reverse;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -40,6 +43,9 @@ use str0m::media::{MediaKind, Mid, Pt, Rid};
 use str0m::rtp::{ExtensionValues, SeqNo, Vp8Patch};
 
 use crate::base::{ParticipantKey, TrackId};
+
+pub use dependency::DependencyDescriptor;
+pub use layer::{Event, Layer, LayerInfo, Target};
 
 use rewrite::Rewriter;
 use track::Track;
@@ -174,6 +180,8 @@ pub struct Sfu {
     speakers: Vec<TrackId>,
     /// The latest `now`, for the commands that bring none.
     clock: Option<Instant>,
+    /// Bounded by what can change between two polls: each slot and track is in it at most a few times.
+    events: VecDeque<Event>,
     counters: Counters,
 }
 
@@ -195,6 +203,7 @@ impl Sfu {
             listed: Vec::new(),
             speakers: Vec::new(),
             clock: None,
+            events: VecDeque::new(),
             counters: Counters::default(),
         }
     }
@@ -210,6 +219,11 @@ impl Sfu {
         for (slot, rewriter) in removed.into_slots() {
             self.slots.insert(slot, Place::Parked(rewriter));
         }
+        self.events.retain(|event| match event {
+            Event::LayerChanged { track: of, .. }
+            | Event::LayersChanged { track: of }
+            | Event::EncodingWanted { track: of, .. } => *of != track,
+        });
         self.listed.retain(|listed| *listed != track);
         self.speakers.retain(|speaker| *speaker != track);
     }
@@ -220,14 +234,26 @@ impl Sfu {
         if found.muted != muted {
             found.set_muted(self.clock, muted);
             found.list(track, &self.config, &mut self.listed);
+            found.report(track, &mut self.events);
         }
     }
 
     /// The slot carries `track` from now on, in place of what it carried. Its own numbering goes on. `false`: the track is
     /// not published, and the slot carries nothing.
-    pub fn subscribe(&mut self, now: Instant, slot: Slot, track: TrackId) -> bool {
+    ///
+    /// `replay_max`: octets of a kept key frame and what followed it that may be sent to the slot at once, into `out`.
+    pub fn subscribe(
+        &mut self,
+        now: Instant,
+        slot: Slot,
+        track: TrackId,
+        target: Target,
+        replay_max: usize,
+        out: &mut Vec<Forward>,
+    ) -> bool {
         self.clock = Some(now);
         if self.subscribed(slot) == Some(track) {
+            self.set_target(now, slot, target, replay_max, out);
             return true;
         }
         self.unsubscribe(slot);
@@ -239,10 +265,49 @@ impl Sfu {
             self.slots.insert(slot, Place::Parked(rewriter));
             return false;
         };
-        found.subscribe(now, slot, rewriter);
+        found.subscribe(now, slot, rewriter, target);
         found.list(track, &self.config, &mut self.listed);
         self.slots.insert(slot, Place::In(track));
         true
+    }
+
+    /// What a slot is to be sent of the track it carries. What it is sent moves there as soon as the receiver can follow.
+    pub fn set_target(
+        &mut self,
+        now: Instant,
+        slot: Slot,
+        target: Target,
+        _replay_max: usize,
+        _out: &mut Vec<Forward>,
+    ) {
+        self.clock = Some(now);
+        let Some(id) = self.subscribed(slot) else { return };
+        let Some(track) = self.tracks.get_mut(&id) else { return };
+        track.set_target(now, slot, target);
+        track.list(id, &self.config, &mut self.listed);
+        track.report(id, &mut self.events);
+    }
+
+    /// Appends what can be chosen of a track: ascending by resolution, then by frame rate.
+    pub fn layers(&self, now: Instant, track: TrackId, out: &mut Vec<LayerInfo>) {
+        if let Some(track) = self.tracks.get(&track) {
+            track.layers(now, out);
+        }
+    }
+
+    /// The layer that a slot is being sent; `None` while it is sent nothing.
+    pub fn forwarding(&self, slot: Slot) -> Option<Layer> {
+        self.tracks.get(&self.subscribed(slot)?)?.forwarding(slot)
+    }
+
+    /// To be called at [`poll_timeout`](Self::poll_timeout).
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.clock = Some(now);
+    }
+
+    /// What happened, oldest first; to be asked until `None` after every input.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
     }
 
     /// The slot carries nothing. Its numbering is kept for the next subscription.
@@ -298,6 +363,7 @@ impl Sfu {
         }
         track.handle_rtp(now, &packet, &self.config, &mut self.counters, out);
         track.list(packet.track, &self.config, &mut self.listed);
+        track.report(packet.track, &mut self.events);
     }
 
     /// A subscriber sent PLI or FIR.

@@ -105,7 +105,7 @@ impl Room {
     fn with(kind: MediaKind) -> Self {
         let mut room = Room::new();
         room.sfu.publish(TRACK, kind);
-        assert!(room.sfu.subscribe(room.now(), slot(0), TRACK));
+        assert!(room.subscribe(slot(0), TRACK));
         room
     }
 
@@ -117,6 +117,11 @@ impl Room {
         assert!(ms >= self.ms, "time goes on");
         self.ms = ms;
         self
+    }
+
+    fn subscribe(&mut self, slot: Slot, track: TrackId) -> bool {
+        let now = self.now();
+        self.sfu.subscribe(now, slot, track, Target::Best, 0, &mut self.out)
     }
 
     /// What the packet became.
@@ -203,7 +208,7 @@ fn a_late_key_frame_start_brings_what_came_before_it() {
     assert_eq!(room.timeout_ms(), None, "nobody waits any longer");
     assert_eq!(room.seq(&Packet::video(14, false)), Some(first + 3));
     // The next one who comes does not get what was held for the first.
-    room.sfu.subscribe(room.now(), slot(1), TRACK);
+    room.subscribe(slot(1), TRACK);
     assert_eq!(room.send(&Packet::video(16, false)).len(), 1);
     let out = room.send(&Packet::video(15, true));
     let got: Vec<(Slot, u8)> = out.iter().map(|f| (f.slot, f.payload[2])).collect();
@@ -216,7 +221,7 @@ fn a_late_key_frame_start_is_no_start_when_what_followed_is_gone() {
     room.sfu.publish(TRACK, MediaKind::Video);
     room.send(&Packet::video(10, false));
     room.send(&Packet::video(12, false));
-    room.sfu.subscribe(room.now(), slot(0), TRACK);
+    room.subscribe(slot(0), TRACK);
     assert_eq!(room.seq(&Packet::video(11, true)), None, "12 passed before anybody waited");
     assert!(room.seq(&Packet::video(13, true)).is_some());
 
@@ -312,27 +317,27 @@ fn a_slot_keeps_its_numbering_whatever_it_carries() {
     room.sfu.publish(OTHER, MediaKind::Video);
     let first = room.seq(&Packet::video(100, true)).unwrap();
 
-    room.sfu.subscribe(room.now(), slot(0), OTHER);
+    room.subscribe(slot(0), OTHER);
     assert_eq!(room.sfu.subscribed(slot(0)), Some(OTHER));
     assert_eq!(room.sfu.subscribers(TRACK).count(), 0);
     assert_eq!(room.seq(&Packet::video(101, false)), None, "stops at once");
     assert_eq!(room.at(10).seq(&Packet::video(7, true).of(OTHER, 2)), Some(first + 1));
 
     // Subscribing again to the same changes nothing.
-    room.sfu.subscribe(room.now(), slot(0), OTHER);
+    room.subscribe(slot(0), OTHER);
     assert_eq!(room.seq(&Packet::video(8, false).of(OTHER, 2)), Some(first + 2));
 
     room.sfu.unsubscribe(slot(0));
     assert_eq!(room.sfu.subscribed(slot(0)), None);
     assert_eq!(room.seq(&Packet::video(9, true).of(OTHER, 2)), None);
-    room.sfu.subscribe(room.now(), slot(0), TRACK);
+    room.subscribe(slot(0), TRACK);
     assert_eq!(room.at(20).seq(&Packet::video(102, true)), Some(first + 3));
 
     room.sfu.unpublish(TRACK);
     assert_eq!(room.sfu.subscribed(slot(0)), None);
-    assert!(!room.sfu.subscribe(room.now(), slot(0), TRACK), "not published");
+    assert!(!room.subscribe(slot(0), TRACK), "not published");
     room.sfu.publish(TRACK, MediaKind::Video);
-    assert!(room.sfu.subscribe(room.now(), slot(0), TRACK));
+    assert!(room.subscribe(slot(0), TRACK));
     assert_eq!(room.at(30).seq(&Packet::video(5, true)), Some(first + 4));
     assert_eq!(room.sfu.counters().switches, 3);
 }
@@ -340,7 +345,7 @@ fn a_slot_keeps_its_numbering_whatever_it_carries() {
 #[test]
 fn participants_and_tracks_that_go_leave_nothing() {
     let mut room = Room::with(MediaKind::Video);
-    room.sfu.subscribe(room.now(), slot(1), TRACK);
+    room.subscribe(slot(1), TRACK);
     room.send(&Packet::video(1, false));
     assert_eq!(room.sfu.subscribers(TRACK).collect::<Vec<_>>(), [slot(0), slot(1)]);
     room.sfu.remove_participant(slot(0).participant);
@@ -371,7 +376,7 @@ fn switch_storm() {
     let (mut last_seq, mut last_time) = (None::<u64>, None::<u32>);
     for n in 0..1000_u64 {
         let (track, ssrc) = if n % 2 == 0 { (TRACK, 1) } else { (OTHER, 2) };
-        room.sfu.subscribe(room.now(), slot(0), track);
+        room.subscribe(slot(0), track);
         // Both publishers send; only one of the packets goes out.
         let mut out = room.send(&Packet::video(500 + n, true).of(TRACK, 1));
         out.extend(room.send(&Packet::video(9 + n, true).of(OTHER, 2)));
@@ -436,7 +441,7 @@ fn muted_means_silence_at_once_and_a_key_frame_afterwards() {
 fn requests_of_many_subscribers_are_one() {
     let mut room = Room::with(MediaKind::Video);
     for n in 1..50 {
-        room.sfu.subscribe(room.now(), slot(n), TRACK);
+        room.subscribe(slot(n), TRACK);
     }
     room.send(&Packet::video(1, true));
     for n in 0..50 {
@@ -809,7 +814,7 @@ fn random_weather() {
             let now = room.now();
             match random.u32(0..60) {
                 0..=3 => {
-                    room.sfu.subscribe(now, slot(random.u32(0..5)), tracks[random.usize(0..4)]);
+                    room.subscribe(slot(random.u32(0..5)), tracks[random.usize(0..4)]);
                 }
                 4 => room.sfu.unsubscribe(slot(random.u32(0..5))),
                 5 => room.sfu.set_muted(tracks[random.usize(0..4)], random.bool()),
@@ -891,7 +896,7 @@ fn reorder_across_a_switch() {
     room.sfu.publish(OTHER, MediaKind::Video);
     let first = room.seq(&Packet::video(10, true)).unwrap();
     assert_eq!(room.seq(&Packet::video(13, false)), Some(first + 3));
-    room.sfu.subscribe(room.now(), slot(0), OTHER);
+    room.subscribe(slot(0), OTHER);
     room.send(&Packet::video(50, false).of(OTHER, 2));
     assert_eq!(room.at(5).seq(&Packet::video(52, true).of(OTHER, 2)), Some(first + 4));
     assert_eq!(room.seq(&Packet::video(11, false)), None, "of the track that was left");
@@ -909,7 +914,7 @@ fn arbitrary_packets_are_survived() {
     room.sfu.publish(TRACK, MediaKind::Video);
     room.sfu.publish(OTHER, MediaKind::Audio);
     for n in 0..4 {
-        room.sfu.subscribe(room.now(), slot(n), if n % 2 == 0 { TRACK } else { OTHER });
+        room.subscribe(slot(n), if n % 2 == 0 { TRACK } else { OTHER });
     }
     let mut highest: HashMap<Slot, u64> = HashMap::new();
     let mut seq = 0_u64;

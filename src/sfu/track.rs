@@ -17,7 +17,7 @@ use super::level::Level;
 use super::rewrite::{Numbers, Rewriter};
 use crate::base::TrackId;
 
-use super::{Counters, Forward, Incoming, SfuConfig, Slot};
+use super::{Counters, Event, Forward, Incoming, Layer, LayerInfo, SfuConfig, Slot, Target};
 
 /// A published track.
 #[derive(Debug)]
@@ -32,6 +32,9 @@ pub(super) struct Track {
     /// The generation of the next source; see [`SourceKey`].
     next_generation: u32,
     select_at: Option<Instant>,
+    /// Something may have changed that is to be reported.
+    is_changed: bool,
+    encodings_reported: usize,
 }
 
 /// One subscriber's slot and what feeds it.
@@ -43,6 +46,9 @@ pub(super) struct Subscription {
     source: Option<SourceKey>,
     /// The encoding that should be forwarded. `None`: no packet of the track was ever seen.
     target: Option<usize>,
+    wish: Target,
+    /// The layer that was last reported.
+    reported: Option<Layer>,
 }
 
 /// A run of packets with one numbering: a restart of the encoding is another generation.
@@ -63,6 +69,8 @@ impl Track {
             subscriptions: Vec::new(),
             next_generation: 0,
             select_at: None,
+            is_changed: false,
+            encodings_reported: 0,
         }
     }
 
@@ -71,10 +79,62 @@ impl Track {
     }
 
     /// Adds a slot with the numbering it has had so far.
-    pub fn subscribe(&mut self, now: Instant, slot: Slot, mut rewriter: Rewriter) {
+    pub fn subscribe(&mut self, now: Instant, slot: Slot, mut rewriter: Rewriter, wish: Target) {
         rewriter.detach();
-        self.subscriptions.push(Subscription { slot, rewriter, source: None, target: None });
+        self.subscriptions.push(Subscription { slot, rewriter, source: None, target: None, wish, reported: None });
         self.select(now);
+    }
+
+    pub fn set_target(&mut self, now: Instant, slot: Slot, wish: Target) {
+        let Some(subscription) = self.subscriptions.iter_mut().find(|s| s.slot == slot) else { return };
+        subscription.wish = wish;
+        if wish == Target::Paused {
+            subscription.detach();
+        }
+        self.select(now);
+    }
+
+    pub fn forwarding(&self, slot: Slot) -> Option<Layer> {
+        self.subscriptions.iter().find(|s| s.slot == slot)?.forwarding()
+    }
+
+    pub fn layers(&self, now: Instant, out: &mut Vec<LayerInfo>) {
+        let first = out.len();
+        for (index, encoding) in self.encodings.iter().enumerate().filter(|(_, e)| e.is_alive(now)) {
+            out.push(LayerInfo {
+                layer: Layer { encoding: index as u8, spatial: 0, temporal: 0 },
+                rid: encoding.rid,
+                bitrate: encoding.bitrate(),
+                width: 0,
+                height: 0,
+                framerate: 0,
+                is_live: true,
+            });
+        }
+        if let Some(added) = out.get_mut(first..) {
+            added.sort_by_key(|info| info.bitrate);
+        }
+    }
+
+    /// Says what changed since the last call.
+    pub fn report(&mut self, id: TrackId, events: &mut VecDeque<Event>) {
+        if !std::mem::take(&mut self.is_changed) {
+            return;
+        }
+        if self.kind.is_audio() {
+            return;
+        }
+        if self.encodings_reported != self.encodings.len() {
+            self.encodings_reported = self.encodings.len();
+            events.push_back(Event::LayersChanged { track: id });
+        }
+        for subscription in &mut self.subscriptions {
+            let layer = subscription.forwarding();
+            if subscription.reported != layer {
+                subscription.reported = layer;
+                events.push_back(Event::LayerChanged { slot: subscription.slot, track: id, layer });
+            }
+        }
     }
 
     /// Gives the slot's numbering back.
@@ -93,6 +153,7 @@ impl Track {
     /// `now` is unknown only before anything was subscribed, when there is nothing to choose.
     pub fn set_muted(&mut self, now: Option<Instant>, muted: bool) {
         self.muted = muted;
+        self.is_changed = true;
         self.level.clear();
         if muted {
             for subscription in &mut self.subscriptions {
@@ -229,9 +290,10 @@ impl Track {
             let mut starts = false;
             if subscription.source != Some(source) {
                 // Whoever has nothing takes any picture; whoever has one changes only to the encoding chosen for it.
-                let wants = subscription.source.is_none() || subscription.target == Some(index);
+                let wants = subscription.wish != Target::Paused
+                    && (subscription.source.is_none() || subscription.target == Some(index));
                 if !(wants && can_start) {
-                    if subscription.source.is_none() {
+                    if subscription.source.is_none() && subscription.wish != Target::Paused {
                         counters.dropped_no_keyframe += 1;
                     }
                     continue;
@@ -281,13 +343,22 @@ impl Track {
         }
         for subscription in &mut self.subscriptions {
             let current = subscription.source.map(|s| s.encoding);
-            subscription.target = select_target(&self.encodings, current, now);
+            subscription.target = match subscription.wish {
+                Target::Best => select_target(&self.encodings, current, now),
+                Target::Paused => None,
+                Target::Layer(layer) => {
+                    let index = usize::from(layer.encoding);
+                    let is_there = self.encodings.get(index).is_some_and(|e| e.is_alive(now));
+                    if is_there { Some(index) } else { select_target(&self.encodings, current, now) }
+                }
+            };
         }
         self.update_wishes(now);
     }
 
     /// An encoding has a standing wish for a key frame while a subscription waits to start with it.
     fn update_wishes(&mut self, now: Instant) {
+        self.is_changed = true;
         let is_possible = self.kind.is_video() && !self.muted;
         for (index, encoding) in self.encodings.iter_mut().enumerate() {
             if is_possible && self.subscriptions.iter().any(|s| s.waits_for(index)) {
@@ -337,6 +408,11 @@ impl Subscription {
             nackable: is_video,
             arrival: numbers.arrival,
         });
+    }
+
+    fn forwarding(&self) -> Option<Layer> {
+        let encoding = u8::try_from(self.source?.encoding).ok()?;
+        Some(Layer { encoding, spatial: 0, temporal: 0 })
     }
 
     fn waits_for(&self, encoding: usize) -> bool {

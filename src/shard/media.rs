@@ -12,7 +12,7 @@ use super::{CONNECT_TIMEOUT, MAX_ADDRESSES, MAX_OFFERED_LINES, Participant, Publ
 use crate::base::{ParticipantKey, TrackId};
 use crate::peer::{Change, Event, Peer, Received};
 use crate::room::{self, Kind, Source, TrackMeta};
-use crate::sfu::{Incoming, Slot};
+use crate::sfu::{Forward, Incoming, Slot, Target};
 use crate::signal::message::{self, ErrorCode, Receive, TrackSubscribed};
 
 impl Shard {
@@ -105,6 +105,13 @@ impl Shard {
         let mut forwards = std::mem::take(&mut self.forwards);
         let Some(state) = self.rooms.get_mut(room) else { return };
         state.sfu.handle_rtp(now, incoming, &mut forwards);
+        self.deliver(&mut forwards);
+        self.forwards = forwards;
+        self.request_keyframes(now, room);
+    }
+
+    /// Hands packets to the connections of those they are for.
+    fn deliver(&mut self, forwards: &mut Vec<Forward>) {
         self.metrics.forwarded(forwards.len());
         for forward in forwards.drain(..) {
             let slot = forward.slot;
@@ -123,8 +130,6 @@ impl Shard {
                 self.touched.push(slot.participant);
             }
         }
-        self.forwards = forwards;
-        self.request_keyframes(now, room);
     }
 
     fn on_peer_event(&mut self, now: Instant, key: ParticipantKey, event: Event) {
@@ -138,9 +143,13 @@ impl Shard {
                 let Some(participant) = self.participants.get(key.slot as usize) else { return };
                 let room = participant.room;
                 let state = &mut self.rooms[room];
+                let mut forwards = std::mem::take(&mut self.forwards);
                 for &(mid, _, track) in &participant.carried {
-                    state.sfu.subscribe(now, Slot { participant: key, mid }, track);
+                    let slot = Slot { participant: key, mid };
+                    state.sfu.subscribe(now, slot, track, Target::Best, 0, &mut forwards);
                 }
+                self.deliver(&mut forwards);
+                self.forwards = forwards;
                 self.request_keyframes(now, room);
             }
             Event::AddressVerified(protocol, address) => {
@@ -203,6 +212,7 @@ impl Shard {
     /// Sends the key-frame requests that are due, and wakes again for those that are not.
     pub(super) fn request_keyframes(&mut self, now: Instant, room: usize) {
         let Some(state) = self.rooms.get_mut(room) else { return };
+        while state.sfu.poll_event().is_some() {}
         while let Some(request) = state.sfu.poll_keyframe_request(now) {
             let Some((owner, mid)) = state.sources.get(&request.track).copied() else { continue };
             let Some(participant) = self.participants.get_mut(owner.slot as usize) else { continue };
@@ -428,7 +438,8 @@ impl Shard {
                     // Before it is up a peer has nowhere to send to, and numbers must not run ahead of what is sent:
                     // then its slots are subscribed when it is.
                     if peer.is_connected() {
-                        state.sfu.subscribe(now, Slot { participant: key, mid: line.mid }, track);
+                        let slot = Slot { participant: key, mid: line.mid };
+                        state.sfu.subscribe(now, slot, track, Target::Best, 0, &mut self.forwards);
                     }
                     participant.carried.push((line.mid, kind, track));
                     // A line that goes from one track to the next is told once, with what it carries now.
@@ -446,6 +457,9 @@ impl Shard {
             Vec::new()
         };
         let restart = may_offer && std::mem::take(&mut participant.restart_wanted);
+        let mut forwards = std::mem::take(&mut self.forwards);
+        self.deliver(&mut forwards);
+        self.forwards = forwards;
         for (mid, kind, track) in notices {
             self.notify_subscribed(key, index, mid, kind, track);
         }

@@ -373,7 +373,12 @@ impl Shard {
                         self.handle_peer_timeout(now, key);
                     }
                 }
-                TimerKey::Room(slot) => self.request_keyframes(now, slot),
+                TimerKey::Room(slot) => {
+                    if let Some(state) = self.rooms.get_mut(slot) {
+                        state.sfu.handle_timeout(now);
+                    }
+                    self.request_keyframes(now, slot);
+                }
                 TimerKey::Session(slot) => self.handle_session_timeout(now, slot),
             }
         }
