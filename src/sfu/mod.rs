@@ -21,6 +21,7 @@
 //!
 //! See RFC 8853 (simulcast), RFC 7741 §4.2 (VP8 counters), RFC 6464 (audio level).
 
+pub mod allocate;
 pub mod codec;
 pub mod dependency;
 pub mod keyframe;
