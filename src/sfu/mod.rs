@@ -28,6 +28,7 @@ pub mod keyframe;
 pub mod layer;
 pub mod level;
 pub mod rewrite;
+pub mod speaker;
 mod track;
 
 #[cfg(test)]
