@@ -1012,6 +1012,9 @@ fn peer_config() -> Arc<PeerConfig> {
             video_max_bitrate: 1_500_000,
             retransmission_share: 0.25,
             limits: peer::sdp::Limits::default(),
+            channels: 16,
+            channel_message: 64 * 1024,
+            channel_buffer: 1024 * 1024,
         })
     };
     CONFIG.get_or_init(make).clone()

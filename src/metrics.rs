@@ -27,6 +27,7 @@ pub struct WorkerMetrics {
     forwarded: AtomicU64,
     panics: AtomicU64,
     moved_in: AtomicU64,
+    messages_dropped: AtomicU64,
     turns: AtomicU64,
     turn_us_max: AtomicU64,
 }
@@ -52,6 +53,8 @@ pub struct WorkerStats {
     pub panics: u64,
     /// Connections that came from another worker.
     pub connections_moved_in: u64,
+    /// Messages on data channels that a slow receiver had no room for.
+    pub messages_dropped: u64,
     pub loop_turns: u64,
     /// The longest turn of the loop since the last reading, in microseconds.
     pub loop_max_us: u64,
@@ -118,6 +121,10 @@ impl WorkerMetrics {
         add(&self.moved_in, 1);
     }
 
+    pub fn dropped_message(&self) {
+        add(&self.messages_dropped, 1);
+    }
+
     pub fn turn(&self, took: Duration) {
         add(&self.turns, 1);
         let us = took.as_micros() as u64;
@@ -140,6 +147,7 @@ impl WorkerMetrics {
             packets_forwarded: self.forwarded.load(Relaxed),
             panics: self.panics.load(Relaxed),
             connections_moved_in: self.moved_in.load(Relaxed),
+            messages_dropped: self.messages_dropped.load(Relaxed),
             loop_turns: self.turns.load(Relaxed),
             loop_max_us: self.turn_us_max.swap(0, Relaxed),
         }

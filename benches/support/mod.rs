@@ -264,6 +264,9 @@ fn peer_config(config: &Config) -> PeerConfig {
             lines: config.limits.sdp_media,
             payload_types_per_line: config.limits.sdp_payload_types,
         },
+        channels: config.limits.data_channels,
+        channel_message: config.limits.data_message,
+        channel_buffer: config.limits.data_buffered,
     }
 }
 

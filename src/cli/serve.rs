@@ -399,6 +399,9 @@ fn peer_config(config: &Config, candidates: Vec<SocketAddr>) -> PeerConfig {
             lines: config.limits.sdp_media,
             payload_types_per_line: config.limits.sdp_payload_types,
         },
+        channels: config.limits.data_channels,
+        channel_message: config.limits.data_message,
+        channel_buffer: config.limits.data_buffered,
     }
 }
 

@@ -6,9 +6,12 @@
 //! Driven by [`crate::shard`]: one mutation, then everything that str0m has to say is drained into a [`Sink`] (its
 //! single-mutation contract). A panic inside str0m ends this peer and nothing else.
 
+pub mod channels;
 pub mod crypto;
+mod extensions;
 pub mod red;
 pub mod sdp;
+pub mod stats;
 #[cfg(test)]
 mod tests;
 
@@ -19,6 +22,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustc_hash::FxHashMap;
+use str0m::bwe::{Bitrate, BweKind};
 use str0m::change::{SdpAnswer, SdpOffer, SdpPendingOffer};
 use str0m::format::Codec;
 use str0m::media::{Direction, KeyframeRequestKind, MediaKind, Mid, Pt, Rid};
@@ -30,7 +34,12 @@ use crate::base::Class;
 use crate::config::VideoCodec;
 use crate::sfu::Forward;
 
+pub use channels::{Delivery, Sending};
 pub use sdp::SdpError;
+pub use stats::Stats;
+
+use channels::Channels;
+use red::Redundancy;
 
 /// What all peers of a shard have in common.
 #[derive(Debug, Clone)]
@@ -48,6 +57,10 @@ pub struct PeerConfig {
     pub retransmission_share: f32,
     /// Bounds for SDP that comes from outside.
     pub limits: sdp::Limits,
+    /// Data channels that a client may have, octets of a message, octets that may wait for a client.
+    pub channels: usize,
+    pub channel_message: usize,
+    pub channel_buffer: usize,
 }
 
 /// A packet to send: a datagram, or a frame on the TCP connection from `destination`.
@@ -80,6 +93,12 @@ pub enum Event {
     AddressVerified(Protocol, SocketAddr),
     /// A subscriber asks for a key frame on this outgoing line.
     KeyframeRequest(Mid),
+    /// What can be sent to the client was estimated anew: [`Peer::estimate`].
+    Estimate,
+    /// The client sent a message on a data channel.
+    Message { label: Arc<str>, delivery: Delivery, binary: bool, data: Vec<u8> },
+    /// A message was larger than allowed, or a channel one too many: it was dropped.
+    ChannelRefused,
     /// The remote closed, or ICE is beyond hope.
     Closed,
     /// str0m panicked; the peer is dead.
@@ -163,6 +182,15 @@ pub struct Peer {
     deadline: Instant,
     /// Where everything but STUN goes, from and to: the pair of addresses that the client nominated last.
     path: Option<(Protocol, SocketAddr, SocketAddr)>,
+    /// When something that is the client's came last.
+    heard: Instant,
+    /// Bit/s to the client. `None`: it gives no feedback to estimate from.
+    estimate: Option<u64>,
+    doubt: Doubt,
+    stats: Stats,
+    channels: Channels,
+    /// The client negotiated data channels.
+    has_channels: bool,
     counters: Counters,
 }
 
@@ -204,6 +232,8 @@ struct Outgoing {
     ssrc: Ssrc,
     /// What this line may carry: codec, payload type, payload type of RFC 2198 around it.
     formats: Vec<(Codec, Pt, Option<Pt>)>,
+    kind: MediaKind,
+    redundancy: Redundancy,
 }
 
 impl Peer {
@@ -213,7 +243,11 @@ impl Peer {
             .set_dtls_cert(crypto::certificate().clone())
             .set_rtp_mode(true)
             .set_ice_lite(true)
-            .set_stats_interval(None)
+            .set_stats_interval(Some(STATS_INTERVAL))
+            .set_extension_map(extensions::map())
+            .enable_bwe(Some(Bitrate::bps(ESTIMATE_INITIAL)))
+            .set_sctp_max_buffered_amount(config.channel_buffer)
+            .set_sctp_max_message_size(config.channel_message.try_into().unwrap_or(u32::MAX))
             .set_send_buffer_video(RTX_CACHE_VIDEO)
             .set_send_buffer_audio(RTX_CACHE_AUDIO)
             .clear_codecs()
@@ -252,6 +286,12 @@ impl Peer {
             audio_pts: 0,
             deadline: now,
             path: None,
+            heard: now,
+            estimate: None,
+            doubt: Doubt::default(),
+            stats: Stats::default(),
+            channels: Channels::default(),
+            has_channels: false,
             counters: Counters::default(),
         }
     }
@@ -296,6 +336,11 @@ impl Peer {
         self.pending.as_ref().map(|p| p.id)
     }
 
+    /// Drops the pending offer, so that what it asked for can be offered anew.
+    pub fn forget_offer(&mut self) {
+        self.pending = None;
+    }
+
     /// When offer and answer were first exchanged. `None`: an offer may wait for its answer as long as a person needs to
     /// allow a camera.
     pub fn negotiated(&self) -> Option<Instant> {
@@ -304,6 +349,62 @@ impl Peer {
 
     pub fn counters(&self) -> Counters {
         self.counters
+    }
+
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// When something that is the client's came last: an authenticated check or media. A lively client sends a check every
+    /// few seconds (RFC 7675).
+    pub fn heard(&self) -> Instant {
+        self.heard
+    }
+
+    /// Bit/s that the way to the client is believed to take. `None`: the client gives no feedback to estimate from.
+    pub fn estimate(&self) -> Option<u64> {
+        self.estimate
+    }
+
+    /// Tells the estimator what is to be sent, in bit/s: `minimum` is filled up with padding, so that the step to the next
+    /// layer can be tried before it is taken; up to `desired` it probes.
+    pub fn set_bitrates(&mut self, minimum: u64, desired: u64, sink: &mut Sink) {
+        let _ = self.guard(sink, |rtc| rtc.bwe().set_bitrate(Bitrate::bps(minimum), Bitrate::bps(desired)));
+    }
+
+    /// Packets in which each audio frame is repeated on the way to the client.
+    pub fn redundancy(&self) -> usize {
+        self.outgoing.values().map(|o| o.redundancy.depth()).max().unwrap_or(0)
+    }
+
+    /// Bit/s of audio that went to the client in the last second.
+    pub fn audio_sent(&self) -> u64 {
+        let audio = |mid: Mid| self.outgoing.get(&mid).is_some_and(|o| o.kind == MediaKind::Audio);
+        self.stats.sent().filter(|(mid, _)| audio(*mid)).map(|(_, sent)| sent.bitrate).sum()
+    }
+
+    /// The client negotiated data channels.
+    pub fn has_channels(&self) -> bool {
+        self.has_channels
+    }
+
+    /// Sends a message on the channel of this label, which is opened when there is none.
+    pub fn send_message(
+        &mut self,
+        label: &Arc<str>,
+        delivery: Delivery,
+        binary: bool,
+        data: &Arc<[u8]>,
+        sink: &mut Sink,
+    ) -> Sending {
+        if !self.has_channels || !self.is_connected() {
+            return Sending::Unavailable;
+        }
+        let most = self.config.channels;
+        let mut channels = std::mem::take(&mut self.channels);
+        let sent = self.guard(sink, |rtc| channels.send(rtc, label, delivery, most, binary, data));
+        self.channels = channels;
+        sent.unwrap_or(Sending::Unavailable)
     }
 
     /// When [`Peer::flush`] is due, at the latest.
@@ -334,8 +435,9 @@ impl Peer {
             self.remote_fingerprint = summary.fingerprint;
         }
         for line in &summary.lines {
-            if let Some(kind) = line.kind {
-                self.note_line(line.mid, kind);
+            match line.kind {
+                Some(kind) => self.note_line(line.mid, kind),
+                None => self.has_channels = true,
             }
         }
         self.after_negotiation(now, sink);
@@ -438,9 +540,14 @@ impl Peer {
             Ok(Err(e)) => tracing::debug!(error = %e, "datagram not taken"),
             Err(_) => return,
         }
+        let received = sink.received.len();
         self.drain(now, sink);
+        if sink.received.len() > received {
+            self.heard = now;
+        }
         // An ICE agent answers only checks whose MESSAGE-INTEGRITY holds.
         if is_check && sink.transmits.iter().skip(before).any(|t| t.destination == source && is_stun_success(&t.data)) {
+            self.heard = now;
             sink.events.push(Event::AddressVerified(protocol, source));
             // An address translator that rebinds makes a pair of the same priority as the one before, and str0m then stays
             // with the older until it has been silent for 15 s. A controlling client nominates the one it uses, so the
@@ -453,13 +560,19 @@ impl Peer {
 
     /// Queues one packet; it leaves with the next [`Peer::flush`]. Returns false when this peer cannot take it.
     pub fn write(&mut self, forward: Forward, sink: &mut Sink) -> bool {
-        let Some(outgoing) = self.outgoing.get(&forward.slot.mid) else { return false };
+        let Some(outgoing) = self.outgoing.get_mut(&forward.slot.mid) else { return false };
         let Some(&(_, pt, red)) = outgoing.formats.iter().find(|f| f.0 == forward.codec) else {
             self.counters.codec_missing += 1;
             return false;
         };
         let ssrc = outgoing.ssrc;
         let (pt, payload) = match (forward.red, red) {
+            (is_red, Some(red_pt)) if outgoing.redundancy.depth() > 0 => {
+                match outgoing.redundancy.protect(forward.time, &forward.payload, is_red, *pt) {
+                    Some(payload) => (red_pt, payload),
+                    None => return false,
+                }
+            }
             (false, _) => (pt, forward.payload),
             (true, Some(red_pt)) if forward.inner_pt == pt => (red_pt, forward.payload),
             (true, Some(red_pt)) => match red::renumber(&forward.payload, *forward.inner_pt, *pt) {
@@ -584,7 +697,9 @@ impl Peer {
                     RTX_CACHE_AGE,
                     Some(self.config.retransmission_share),
                 );
-                self.outgoing.insert(mid, Outgoing { ssrc, formats });
+                // What is known of the way to the client outlives a negotiation.
+                let redundancy = self.outgoing.remove(&mid).map(|o| o.redundancy).unwrap_or_default();
+                self.outgoing.insert(mid, Outgoing { ssrc, formats, kind, redundancy });
             }
         }
         self.drain(now, sink);
@@ -628,7 +743,7 @@ impl Peer {
         Ok(())
     }
 
-    fn on_event(&mut self, _now: Instant, event: RtcEvent, sink: &mut Sink) {
+    fn on_event(&mut self, now: Instant, event: RtcEvent, sink: &mut Sink) {
         match event {
             RtcEvent::Connected => {
                 self.state = State::Connected;
@@ -640,11 +755,65 @@ impl Peer {
                 }
             }
             RtcEvent::KeyframeRequest(request) => sink.events.push(Event::KeyframeRequest(request.mid)),
+            RtcEvent::EgressBitrateEstimate(BweKind::Twcc { estimate, .. } | BweKind::Remb { estimate, .. }) => {
+                self.estimate = Some(estimate.as_u64());
+                sink.events.push(Event::Estimate);
+            }
+            RtcEvent::PeerStats(stats) => {
+                self.stats.on_peer(&stats);
+                self.doubt_estimate(now, sink);
+                if let Some(loss) = stats.egress_loss_fraction {
+                    for outgoing in self.outgoing.values_mut().filter(|o| o.kind == MediaKind::Audio) {
+                        outgoing.redundancy.on_loss(now, loss);
+                    }
+                }
+            }
+            RtcEvent::MediaIngressStats(stats) => self.stats.on_ingress(&stats),
+            RtcEvent::MediaEgressStats(stats) => self.stats.on_egress(&stats),
+            RtcEvent::ChannelOpen(id, label) => {
+                let is_taken = self.channels.on_open(&mut self.rtc, id, label, self.config.channels);
+                sink.events.extend((!is_taken).then_some(Event::ChannelRefused));
+            }
+            RtcEvent::ChannelClose(id) => self.channels.on_close(id),
+            RtcEvent::ChannelData(message) => {
+                let described = self.channels.describe(message.id);
+                match described.filter(|_| message.data.len() <= self.config.channel_message) {
+                    Some((label, delivery)) => {
+                        let (binary, data) = (message.binary, message.data);
+                        sink.events.push(Event::Message { label, delivery, binary, data });
+                    }
+                    None => sink.events.push(Event::ChannelRefused),
+                }
+            }
             RtcEvent::IceConnectionStateChange(IceConnectionState::Disconnected) => {
                 tracing::debug!("ice disconnected");
             }
             RtcEvent::Closed => self.die(Event::Closed, sink),
             _ => {}
+        }
+    }
+
+    /// The estimator takes jitter for a queue that grows, and on a path with much of it falls without end. What arrives is what
+    /// the path can take, at least; so while hardly anything is lost and the round trip shows no queue, an estimate far below
+    /// that is wrong, and begins anew from there. So is one that has no room for the smallest picture; but there the path may
+    /// be as narrow as that, so a doubt that turns out to be wrong is not raised again for longer and longer.
+    fn doubt_estimate(&mut self, now: Instant, sink: &mut Sink) {
+        let audio = |mid: Mid| self.outgoing.get(&mid).is_some_and(|o| o.kind == MediaKind::Audio);
+        let reported = self.stats.sent().filter(|(mid, _)| audio(*mid)).filter_map(|(_, sent)| sent.loss);
+        let has_queue = self.stats.has_queue(reported.fold(None, |most, loss| Some(loss.max(most.unwrap_or(0.0)))));
+        if has_queue {
+            self.doubt.on_congestion(now);
+            return;
+        }
+        let (Some(estimate), Some(arrives)) = (self.estimate, self.stats.arrives()) else { return };
+        let least = if self.doubt.may_raise(now) { arrives.max(ESTIMATE_LEAST) } else { arrives };
+        if estimate < least / 4 * 3 {
+            if least > arrives {
+                self.doubt.on_raise(now);
+            }
+            self.rtc.bwe().reset(Bitrate::bps(least));
+            self.estimate = Some(least);
+            sink.events.push(Event::Estimate);
         }
     }
 
@@ -729,6 +898,42 @@ fn nominates(check: &[u8]) -> bool {
     false
 }
 
+/// Whether an estimate that has room for nothing may be raised above what is known to arrive.
+#[derive(Debug, Default)]
+struct Doubt {
+    raised: Option<Instant>,
+    /// After the last raise proved wrong.
+    pause: Duration,
+    not_before: Option<Instant>,
+}
+
+impl Doubt {
+    fn may_raise(&self, now: Instant) -> bool {
+        self.not_before.is_none_or(|at| now >= at)
+    }
+
+    fn on_raise(&mut self, now: Instant) {
+        self.raised = Some(now);
+    }
+
+    fn on_congestion(&mut self, now: Instant) {
+        let is_ours = self.raised.take().is_some_and(|at| now.saturating_duration_since(at) < DOUBT_PROVES_WRONG);
+        self.pause = if is_ours { (self.pause * 2).clamp(DOUBT_PAUSE_MIN, DOUBT_PAUSE_MAX) } else { self.pause };
+        self.not_before = Some(now + self.pause.max(DOUBT_PAUSE_MIN));
+    }
+}
+
+/// What an estimate is raised to where nothing speaks against it: a small picture and a voice.
+const ESTIMATE_LEAST: u64 = 300_000;
+/// Congestion that comes within this time after a raise is its doing.
+const DOUBT_PROVES_WRONG: Duration = Duration::from_secs(5);
+const DOUBT_PAUSE_MIN: Duration = Duration::from_secs(3);
+const DOUBT_PAUSE_MAX: Duration = Duration::from_secs(60);
+/// Where estimating the way to a client begins, in bit/s. More floods a narrow line for its first second, less delays the first
+/// picture; probes find out what there is beyond within that second.
+const ESTIMATE_INITIAL: u64 = 1_000_000;
+/// Shorter costs time per connection, longer notices loss later.
+const STATS_INTERVAL: Duration = Duration::from_secs(1);
 /// Packets kept for retransmission per outgoing line. More costs about 440 bytes each and serves longer round trips.
 const RTX_CACHE_VIDEO: usize = 512;
 const RTX_CACHE_AUDIO: usize = 50;

@@ -253,6 +253,9 @@ mod tests {
             video_max_bitrate: 1_500_500,
             retransmission_share: 0.25,
             limits: Limits::default(),
+            channels: 16,
+            channel_message: 64 * 1024,
+            channel_buffer: 1024 * 1024,
         };
         let text = format!("{HEAD}{}{}", line("0", "111"), line("1", "111").replace("sendrecv", "sendonly"));
         let finished = finish(&text, &config);

@@ -18,6 +18,9 @@ fn config(video_codecs: &[VideoCodec]) -> Arc<PeerConfig> {
         video_max_bitrate: 1_200_000,
         retransmission_share: 0.25,
         limits: sdp::Limits::default(),
+        channels: 16,
+        channel_message: 64 * 1024,
+        channel_buffer: 1024 * 1024,
     })
 }
 

@@ -1,14 +1,18 @@
 //! Datagrams in, packets forwarded, and what each participant is to receive.
 
+use std::cmp::Reverse;
 use std::net::SocketAddr;
 use std::time::Instant;
 
 use str0m::media::{Direction, MediaKind, Mid};
 use str0m::net::Protocol;
 
+use super::control::TrackFacts;
 use super::demux::{self, Kind as DatagramKind};
 use super::signaling::{media_kind, mid_text};
-use super::{CONNECT_TIMEOUT, MAX_ADDRESSES, MAX_OFFERED_LINES, Participant, Published, Shard, TimerKey, Wish};
+use super::{
+    CONNECT_TIMEOUT, Carried, MAX_ADDRESSES, MAX_OFFERED_LINES, Participant, Published, RoomState, Shard, TimerKey,
+};
 use crate::base::{ParticipantKey, TrackId};
 use crate::peer::{Change, Event, Peer, Received};
 use crate::room::{self, Kind, Source, TrackMeta};
@@ -107,11 +111,14 @@ impl Shard {
         state.sfu.handle_rtp(now, incoming, &mut forwards);
         self.deliver(&mut forwards);
         self.forwards = forwards;
-        self.request_keyframes(now, room);
+        self.serve_sfu(now, room);
     }
 
     /// Hands packets to the connections of those they are for.
-    fn deliver(&mut self, forwards: &mut Vec<Forward>) {
+    pub(super) fn deliver(&mut self, forwards: &mut Vec<Forward>) {
+        if forwards.is_empty() {
+            return;
+        }
         self.metrics.forwarded(forwards.len());
         for forward in forwards.drain(..) {
             let slot = forward.slot;
@@ -141,16 +148,12 @@ impl Shard {
                     self.want_plan(key);
                 }
                 let Some(participant) = self.participants.get(key.slot as usize) else { return };
-                let room = participant.room;
-                let state = &mut self.rooms[room];
-                let mut forwards = std::mem::take(&mut self.forwards);
-                for &(mid, _, track) in &participant.carried {
-                    let slot = Slot { participant: key, mid };
-                    state.sfu.subscribe(now, slot, track, Target::Best, 0, &mut forwards);
+                let state = &mut self.rooms[participant.room];
+                for carried in &participant.carried {
+                    let slot = Slot { participant: key, mid: carried.mid };
+                    state.sfu.subscribe(now, slot, carried.track, Target::Paused, 0, &mut self.forwards);
                 }
-                self.deliver(&mut forwards);
-                self.forwards = forwards;
-                self.request_keyframes(now, room);
+                self.allocate(now, key);
             }
             Event::AddressVerified(protocol, address) => {
                 if self.begin_handshake(now, key) {
@@ -161,6 +164,14 @@ impl Shard {
                 let Some(room) = self.participant(key).map(|p| p.room) else { return };
                 self.rooms[room].sfu.handle_keyframe_request(now, Slot { participant: key, mid });
                 self.request_keyframes(now, room);
+            }
+            Event::Estimate => self.on_estimate(now, key),
+            Event::Message { label, delivery, binary, data } => {
+                self.relay_message(now, key, label, delivery, binary, &data);
+            }
+            Event::ChannelRefused => {
+                self.metrics.dropped_message();
+                self.error_to(key, ErrorCode::BadMessage, "a message or a data channel is beyond the limits");
             }
             Event::Closed => self.drop_peer(now, key),
             Event::Panicked => {
@@ -212,7 +223,6 @@ impl Shard {
     /// Sends the key-frame requests that are due, and wakes again for those that are not.
     pub(super) fn request_keyframes(&mut self, now: Instant, room: usize) {
         let Some(state) = self.rooms.get_mut(room) else { return };
-        while state.sfu.poll_event().is_some() {}
         while let Some(request) = state.sfu.poll_keyframe_request(now) {
             let Some((owner, mid)) = state.sources.get(&request.track).copied() else { continue };
             let Some(participant) = self.participants.get_mut(owner.slot as usize) else { continue };
@@ -293,6 +303,9 @@ impl Shard {
         let addresses = std::mem::take(&mut participant.addresses);
         let published = std::mem::take(&mut participant.published);
         participant.carried.clear();
+        participant.allotted = 0;
+        participant.is_limited = false;
+        participant.bitrates = (0, 0);
         participant.names.clear();
         participant.candidates = 0;
         for ufrag in ufrags {
@@ -414,34 +427,34 @@ impl Shard {
         let state = &mut self.rooms[index];
         let mut notices: Vec<(Mid, MediaKind, Option<TrackId>)> = Vec::new();
 
-        participant.carried.retain(|&(mid, kind, track)| {
-            let usable = peer.lines().iter().any(|l| l.mid == mid && l.sends);
-            let keep = usable && wanted.iter().any(|w| w.0 == track);
+        participant.carried.retain(|carried| {
+            let usable = peer.lines().iter().any(|l| l.mid == carried.mid && l.sends);
+            let keep = usable && wanted.iter().any(|w| w.0 == carried.track);
             if !keep {
-                state.sfu.unsubscribe(Slot { participant: key, mid });
-                notices.push((mid, kind, None));
+                state.sfu.unsubscribe(Slot { participant: key, mid: carried.mid });
+                notices.push((carried.mid, carried.kind, None));
             }
             keep
         });
 
         let mut missing: Vec<MediaKind> = Vec::new();
         for &(track, kind) in &wanted {
-            if participant.carried.iter().any(|c| c.2 == track) {
+            if participant.carried.iter().any(|c| c.track == track) {
                 continue;
             }
             let free = peer
                 .lines()
                 .iter()
-                .find(|l| l.kind == kind && l.sends && !participant.carried.iter().any(|c| c.0 == l.mid));
+                .find(|l| l.kind == kind && l.sends && !participant.carried.iter().any(|c| c.mid == l.mid));
             match free {
                 Some(line) => {
                     // Before it is up a peer has nowhere to send to, and numbers must not run ahead of what is sent:
                     // then its slots are subscribed when it is.
                     if peer.is_connected() {
                         let slot = Slot { participant: key, mid: line.mid };
-                        state.sfu.subscribe(now, slot, track, Target::Best, 0, &mut self.forwards);
+                        state.sfu.subscribe(now, slot, track, Target::Paused, 0, &mut self.forwards);
                     }
-                    participant.carried.push((line.mid, kind, track));
+                    participant.carried.push(Carried::new(line.mid, kind, track));
                     // A line that goes from one track to the next is told once, with what it carries now.
                     notices.retain(|n| n.0 != line.mid);
                     notices.push((line.mid, kind, Some(track)));
@@ -457,19 +470,17 @@ impl Shard {
             Vec::new()
         };
         let restart = may_offer && std::mem::take(&mut participant.restart_wanted);
-        let mut forwards = std::mem::take(&mut self.forwards);
-        self.deliver(&mut forwards);
-        self.forwards = forwards;
         for (mid, kind, track) in notices {
             self.notify_subscribed(key, index, mid, kind, track);
         }
         if !changes.is_empty() || restart {
             self.make_offer(now, key, &changes, restart);
         }
-        self.request_keyframes(now, index);
+        self.allocate(now, key);
+        self.serve_sfu(now, index);
     }
 
-    fn notify_subscribed(
+    pub(super) fn notify_subscribed(
         &mut self,
         key: ParticipantKey,
         index: usize,
@@ -513,43 +524,56 @@ impl Participant {
         Some(self.handshake_until.map_or(whole, |handshake| handshake.min(whole)))
     }
 
-    /// The tracks that this participant is to receive, oldest first, at most as many of a kind as lines may be.
-    fn wanted(&self, key: ParticipantKey, state: &super::RoomState) -> Vec<(TrackId, MediaKind)> {
+    /// The tracks that this participant is to receive, as many of a kind as there may be lines: those it asked for first, then
+    /// screens, then whoever spoke last, then the oldest.
+    fn wanted(&self, key: ParticipantKey, state: &RoomState) -> Vec<(TrackId, MediaKind)> {
         if !self.may_subscribe {
             return Vec::new();
         }
+        let mut tracks = Vec::new();
         let mut count = [0usize; 2];
-        state
-            .room
-            .tracks()
-            .filter(|(owner, track)| {
-                // Without a wish there is nothing to look up.
-                *owner != key
-                    && if self.wishes.is_empty() {
-                        self.auto_subscribe
-                    } else {
-                        self.wishes_for(state.room.participant(*owner).map(|p| &p.user), track.meta.id)
-                    }
-            })
-            .map(|(_, track)| (track.meta.id, media_kind(track.meta.kind)))
-            .filter(|(_, kind)| {
-                let count = &mut count[usize::from(*kind == MediaKind::Video)];
-                *count += 1;
-                *count <= MAX_OFFERED_LINES
-            })
-            .collect()
+        for (owner, track) in state.room.tracks().filter(|(owner, _)| *owner != key) {
+            let facts = TrackFacts::of(state, &self.wishes, track.meta.id);
+            if facts.is_wanted(self.auto_subscribe) {
+                let kind = media_kind(track.meta.kind);
+                count[usize::from(kind == MediaKind::Video)] += 1;
+                tracks.push((owner, track.meta.id, kind, facts));
+            }
+        }
+        let most = [MediaKind::Audio, MediaKind::Video].map(|kind| self.capacity(kind));
+        if count[0] > most[0] || count[1] > most[1] {
+            tracks.sort_by_cached_key(|(owner, id, _, facts)| {
+                let voice = state.voices.iter().position(|voice| voice == id).unwrap_or(usize::MAX);
+                let is_theirs = |track: TrackId| state.sources.get(&track).is_some_and(|source| source.0 == *owner);
+                let spoke = state.speakers.recent().position(is_theirs).unwrap_or(usize::MAX);
+                let is_carried = self.carried.iter().any(|c| c.track == *id);
+                (
+                    facts.is_paused(),
+                    Reverse(facts.rank()),
+                    !facts.is_pinned(),
+                    !facts.is_screen,
+                    voice,
+                    spoke,
+                    !is_carried,
+                )
+            });
+        }
+        let mut left = most;
+        tracks.retain(|(_, _, kind, _)| {
+            let left = &mut left[usize::from(*kind == MediaKind::Video)];
+            let fits = *left > 0;
+            *left = left.saturating_sub(1);
+            fits
+        });
+        tracks.into_iter().map(|(_, id, kind, _)| (id, kind)).collect()
     }
 
-    /// The latest wish that names the track or its user decides; without one, `autoSubscribe` does.
-    fn wishes_for(&self, user: Option<&crate::base::UserId>, track: TrackId) -> bool {
-        self.wishes
-            .iter()
-            .rev()
-            .find(|(wish, _)| match wish {
-                Wish::Track(id) => *id == track,
-                Wish::User(id) => Some(id) == user,
-            })
-            .map_or(self.auto_subscribe, |(_, wanted)| *wanted)
+    /// Tracks of a kind that can be delivered at a time.
+    fn capacity(&self, kind: MediaKind) -> usize {
+        match (self.receive, &self.peer) {
+            (Receive::Tracks, _) | (Receive::Slots, None) => MAX_OFFERED_LINES,
+            (Receive::Slots, Some(peer)) => peer.lines().iter().filter(|l| l.kind == kind && l.sends).count(),
+        }
     }
 
     /// What has to be negotiated so that lines of these kinds come to be, and so that lines without a track rest.
@@ -562,7 +586,7 @@ impl Participant {
             lines[usize::from(line.kind == MediaKind::Video)] += 1;
             if !line.sends {
                 resting.push((line.mid, line.kind));
-            } else if !self.carried.iter().any(|c| c.0 == line.mid) {
+            } else if !self.carried.iter().any(|c| c.mid == line.mid) {
                 changes.push(Change::Direct(line.mid, Direction::Inactive));
             }
         }

@@ -10,11 +10,17 @@
 //! - [`demux`]: whose datagram is this
 //! - [`directory`]: which worker a room lives on
 //! - `media`: datagrams, forwarding, negotiation of what a participant receives
+//! - `control`: who speaks, and what of each track everybody gets
+//! - `presence`: who is lost, back, or gone
+//! - `data`: messages on data channels
 //! - `signaling`: what a message of a client does
 
+mod control;
+mod data;
 pub mod demux;
 pub mod directory;
 mod media;
+mod presence;
 mod signaling;
 
 use std::collections::VecDeque;
@@ -29,6 +35,7 @@ use str0m::net::Protocol;
 use tungstenite::Utf8Bytes;
 
 use crate::auth::Verifier;
+use crate::base::limit::TokenBucket;
 use crate::base::wheel::Wheel;
 use crate::base::{ConnKey, ParticipantKey, RoomId, TrackId, UserId, WorkerId};
 use crate::config::Config;
@@ -36,11 +43,14 @@ use crate::metrics::WorkerMetrics;
 use crate::p2p::P2p;
 use crate::peer::{Peer, PeerConfig, Sink, Transmit};
 use crate::room::{LeaveReason, Room};
-use crate::sfu::{Forward, Sfu};
-use crate::signal::message::{Receive, TrackName};
+use crate::sfu::allocate::{Allocator, Caps, Current};
+use crate::sfu::speaker::Speakers;
+use crate::sfu::{Forward, LayerInfo, Sfu, Target};
+use crate::signal::message::{EncodingWanted, LayerReason, Receive, TrackName, TrackRef};
 use crate::signal::session::{Action, Phase, Session};
 
 use directory::Directory;
+use presence::Presence;
 
 /// What a shard needs to know of its surroundings.
 pub struct ShardConfig {
@@ -90,6 +100,7 @@ pub struct Shard {
     metrics: Arc<WorkerMetrics>,
     dev_mode: bool,
     draining: bool,
+    message_limits: crate::signal::Limits,
     wall: SystemTime,
     random: fastrand::Rng,
 
@@ -117,6 +128,8 @@ pub struct Shard {
     unplanned: Vec<ParticipantKey>,
     sink: Sink,
     forwards: Vec<Forward>,
+    allocator: Allocator<usize>,
+    layers: Vec<LayerInfo>,
     outputs: VecDeque<Output>,
     transmits: VecDeque<Transmit>,
 }
@@ -130,8 +143,8 @@ struct Participant {
     user: UserId,
     receive: Receive,
     auto_subscribe: bool,
-    /// Wishes of `subscribe` and `unsubscribe`, by track and by user.
-    wishes: Vec<(Wish, bool)>,
+    /// Of `subscribe` and `unsubscribe`, the latest last.
+    wishes: Vec<Wish>,
     may_subscribe: bool,
     peer: Option<Peer>,
     /// The peer whose first offer was crossed by the client's own, until it is clear which of the two the client goes by.
@@ -139,11 +152,22 @@ struct Participant {
     ufrags: Vec<Box<[u8]>>,
     addresses: Vec<(Protocol, SocketAddr)>,
     published: Vec<Published>,
-    /// Which outgoing line carries which track.
-    carried: Vec<(Mid, MediaKind, TrackId)>,
+    carried: Vec<Carried>,
+    /// Bit/s of video that was allotted last, and whether that is less than wished for.
+    allotted: u64,
+    is_limited: bool,
+    /// What the estimator was told last: minimum and desired, in bit/s.
+    bitrates: (u64, u64),
+    /// Until then no better layer is given.
+    raise_after: Instant,
     names: Vec<TrackName>,
     candidates: usize,
     restart_wanted: bool,
+    presence: Presence,
+    /// What a client shows to go on after its socket was lost. `None`: it has no use for one.
+    resume_token: Option<Box<str>>,
+    /// Messages on data channels.
+    messages: TokenBucket,
     /// When the DTLS handshake under way is given up.
     handshake_until: Option<Instant>,
     touched: bool,
@@ -153,10 +177,46 @@ struct Participant {
     dirty: bool,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Wish {
-    Track(TrackId),
-    User(UserId),
+/// What a client wants to receive of a track, or of all tracks of a user.
+#[derive(Debug, Clone)]
+struct Wish {
+    what: TrackRef,
+    /// `unsubscribe` says that it does not.
+    wanted: bool,
+    paused: bool,
+    /// Greater is more important.
+    priority: u32,
+    caps: Caps,
+}
+
+/// An outgoing line that carries a track.
+#[derive(Debug, Clone, Copy)]
+struct Carried {
+    mid: Mid,
+    kind: MediaKind,
+    track: TrackId,
+    /// What the last allocation gave.
+    current: Current,
+    bitrate: u64,
+    reason: LayerReason,
+    /// What it is to be sent, and what the sfu was told of that. `None`: nothing yet.
+    wanted: Target,
+    target: Option<Target>,
+}
+
+impl Carried {
+    fn new(mid: Mid, kind: MediaKind, track: TrackId) -> Carried {
+        Carried {
+            mid,
+            kind,
+            track,
+            current: Current::Nothing,
+            bitrate: 0,
+            reason: LayerReason::Source,
+            wanted: Target::Paused,
+            target: None,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -173,33 +233,43 @@ struct RoomState {
     p2p: P2p,
     /// Who publishes a track, and on which line.
     sources: FxHashMap<TrackId, (ParticipantKey, Mid)>,
+    speakers: Speakers<TrackId>,
+    /// The tracks that are heard first, one more than each subscriber gets, since nobody hears oneself.
+    voices: Vec<TrackId>,
+    /// Which encodings publishers were told to send or not to.
+    wanted: FxHashMap<TrackId, Vec<EncodingWanted>>,
     created: SystemTime,
     /// Joins that came here, see [`directory`].
     arrivals: u64,
 }
 
-/// The three things that have a deadline share one wheel.
+/// All that have a deadline share one wheel.
 #[derive(Debug, Clone, Copy)]
 enum TimerKey {
     Participant(usize),
+    /// What the sfu wants.
     Room(usize),
+    /// The regular look at a room.
+    Tick(usize),
     Session(u32),
 }
 
 impl TimerKey {
     fn index(self) -> usize {
         match self {
-            TimerKey::Participant(slot) => slot * 3,
-            TimerKey::Room(slot) => slot * 3 + 1,
-            TimerKey::Session(slot) => slot as usize * 3 + 2,
+            TimerKey::Participant(slot) => slot * 4,
+            TimerKey::Room(slot) => slot * 4 + 1,
+            TimerKey::Tick(slot) => slot * 4 + 2,
+            TimerKey::Session(slot) => slot as usize * 4 + 3,
         }
     }
 
     fn from_index(index: usize) -> TimerKey {
-        match index % 3 {
-            0 => TimerKey::Participant(index / 3),
-            1 => TimerKey::Room(index / 3),
-            _ => TimerKey::Session((index / 3) as u32),
+        match index % 4 {
+            0 => TimerKey::Participant(index / 4),
+            1 => TimerKey::Room(index / 4),
+            2 => TimerKey::Tick(index / 4),
+            _ => TimerKey::Session((index / 4) as u32),
         }
     }
 }
@@ -210,12 +280,17 @@ impl Shard {
             (config.worker == WorkerId(0)).then(|| Directory::new(config.workers, config.config.limits.rooms));
         Shard {
             id: config.worker,
-            config: config.config,
+            config: config.config.clone(),
             peer_config: config.peer,
             verifier: config.verifier,
             metrics: config.metrics,
             dev_mode: config.dev_mode,
             draining: false,
+            message_limits: crate::signal::Limits {
+                json_depth: config.config.limits.json_depth,
+                json_members: config.config.limits.json_members,
+                ..crate::signal::Limits::default()
+            },
             wall,
             random: fastrand::Rng::with_seed(config.seed),
             sessions: FxHashMap::default(),
@@ -236,6 +311,8 @@ impl Shard {
             unplanned: Vec::new(),
             sink: Sink::default(),
             forwards: Vec::new(),
+            allocator: Allocator::default(),
+            layers: Vec::new(),
             outputs: VecDeque::new(),
             transmits: VecDeque::new(),
         }
@@ -304,9 +381,16 @@ impl Shard {
         if let Some(session) = self.take_session(conn)
             && let Some(participant) = session.participant()
         {
-            self.remove_participant(now, participant, LeaveReason::Lost);
+            self.lose_socket(now, participant);
         }
         self.settle(now);
+    }
+
+    /// The client answered a ping.
+    pub fn handle_pong(&mut self, now: Instant, conn: ConnKey) {
+        if let Some(session) = self.sessions.get_mut(&conn) {
+            session.note_heard(now);
+        }
     }
 
     pub fn handle_mail(&mut self, now: Instant, mail: Mail) {
@@ -377,8 +461,9 @@ impl Shard {
                     if let Some(state) = self.rooms.get_mut(slot) {
                         state.sfu.handle_timeout(now);
                     }
-                    self.request_keyframes(now, slot);
+                    self.serve_sfu(now, slot);
                 }
+                TimerKey::Tick(slot) => self.tick(now, slot),
                 TimerKey::Session(slot) => self.handle_session_timeout(now, slot),
             }
         }
@@ -555,6 +640,7 @@ impl Shard {
         }
         let state = self.rooms.remove(index);
         self.wheel.cancel(TimerKey::Room(index).index());
+        self.wheel.cancel(TimerKey::Tick(index).index());
         self.room_by_id.remove(&state.id);
         tracing::debug!(room = %state.id, "room ended");
         self.account(state.id, state.arrivals);

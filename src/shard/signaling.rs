@@ -5,15 +5,20 @@ use std::time::Instant;
 
 use str0m::media::{MediaKind, Mid};
 
+use super::control::{TICK, VOICES};
 use super::directory::Refusal;
-use super::{Mail, Output, Participant, RoomState, Shard, TimerKey, Wish};
+use super::presence::Presence;
+use super::{Carried, Mail, Output, Participant, RoomState, Shard, TimerKey, Wish};
 use crate::auth::{Permissions, Role};
+use crate::base::limit::TokenBucket;
 use crate::base::{ConnKey, ParticipantKey, RoomId, TrackId, WorkerId};
 use crate::config::EncodingConfig;
 use crate::ice_servers::ice_servers;
 use crate::p2p::{self, P2p};
 use crate::peer::{Change, NegotiationError, Peer};
 use crate::room::{self, Event, Joiner, Kind, LeaveReason, Room, TrackMeta};
+use crate::sfu::allocate::{Caps, Quality};
+use crate::sfu::speaker::Speakers;
 use crate::sfu::{Sfu, SfuConfig};
 use crate::signal::message::{
     self, Body, CandidateOut, ChatData, Empty, ErrorCode, Joined, MuteState, Muted, ParticipantInfo, RawValue, Request,
@@ -93,8 +98,29 @@ impl Shard {
                 let user = user_of(&target)?;
                 self.with_room(now, key, |room| room.data(key, user, value.shared()))
             }
-            Body::Subscribe(wish) => self.wish(key, wish.what, !wish.paused.unwrap_or(false)),
-            Body::Unsubscribe(what) => self.wish(key, what, false),
+            Body::Subscribe(wish) => self.wish(
+                key,
+                Wish {
+                    what: wish.what,
+                    wanted: true,
+                    paused: wish.paused.unwrap_or(false),
+                    priority: wish.priority.unwrap_or(0),
+                    caps: Caps {
+                        quality: wish.quality.map(|quality| match quality {
+                            message::Quality::Low => Quality::Low,
+                            message::Quality::Medium => Quality::Medium,
+                            message::Quality::High => Quality::High,
+                        }),
+                        width_max: wish.max_width,
+                        height_max: wish.max_height,
+                        framerate_max: wish.max_framerate,
+                        bitrate_max: None,
+                    },
+                },
+            ),
+            Body::Unsubscribe(what) => {
+                self.wish(key, Wish { what, wanted: false, paused: false, priority: 0, caps: Caps::default() })
+            }
             Body::RestartIce => {
                 let Some(participant) = self.participant_mut(key) else { return Ok(()) };
                 if participant.peer.as_ref().is_none_or(|p| p.is_dead() || p.is_fresh()) {
@@ -199,6 +225,25 @@ impl Shard {
             self.account(room_id, 1);
             return self.refuse_join(now, conn, ErrorCode::ServerDraining, "the server is going away");
         }
+        if let Some(token) = &join.resume_token
+            && let Some(index) = self.room_by_id.get(&room_id).copied()
+            && let Some(key) = self.resumable(index, &user, token)
+        {
+            self.rooms[index].arrivals += 1;
+            if let Some(session) = self.sessions.get_mut(&conn) {
+                session.joined(room_id, key);
+            }
+            self.resume(now, key, conn);
+            self.arm_session(conn);
+            self.watch_expiry(now, conn);
+            // The token that was shown now counts, not the one of then.
+            if !self.dev_mode {
+                self.apply_grants(now, key, role, permissions);
+            }
+            self.send_joined(now, key, conn, id.as_ref(), true);
+            self.tell_state(now, key);
+            return;
+        }
         let index = match self.room_by_id.get(&room_id) {
             Some(index) => *index,
             None => {
@@ -215,10 +260,14 @@ impl Shard {
                     }),
                     p2p: P2p::with_candidates_max(self.config.limits.candidates as u32),
                     sources: Default::default(),
+                    speakers: Speakers::new(VOICES + 1),
+                    voices: Vec::new(),
+                    wanted: Default::default(),
                     created: self.wall,
                     arrivals: 0,
                 });
                 self.room_by_id.insert(room_id.clone(), index);
+                self.wheel.set(TimerKey::Tick(index).index(), now + TICK);
                 if self.dev_mode && role < Role::Host {
                     role = Role::Host;
                     let host = Permissions::of(Role::Host);
@@ -262,9 +311,16 @@ impl Shard {
             addresses: Vec::new(),
             published: Vec::new(),
             carried: Vec::new(),
+            allotted: 0,
+            is_limited: false,
+            bitrates: (0, 0),
+            raise_after: now,
             names: Vec::new(),
             candidates: 0,
             restart_wanted: false,
+            presence: Presence::default(),
+            resume_token: Some(resume_token()),
+            messages: TokenBucket::new(now, MESSAGES_PER_SECOND, MESSAGES_BURST),
             handshake_until: None,
             touched: false,
             unplanned: false,
@@ -275,7 +331,7 @@ impl Shard {
         }
         self.arm_session(conn);
         self.watch_expiry(now, conn);
-        self.send_joined(key, conn, id.as_ref());
+        self.send_joined(now, key, conn, id.as_ref(), false);
         self.pump(now, index);
         if join.server_offer {
             self.offer_for_client_media(now, key);
@@ -283,7 +339,23 @@ impl Shard {
         self.want_plan(key);
     }
 
-    fn send_joined(&mut self, key: ParticipantKey, conn: ConnKey, id: Option<&RequestId>) {
+    /// What a client needs to know after its socket was another for a while, besides `joined`: what its lines carry, which of
+    /// its encodings are wanted, and offers that it may have missed.
+    fn tell_state(&mut self, _now: Instant, key: ParticipantKey) {
+        let Some(participant) = self.participant(key) else { return };
+        let index = participant.room;
+        let carried = participant.carried.clone();
+        let published: Vec<TrackId> = participant.published.iter().map(|p| p.track).collect();
+        for Carried { mid, kind, track, .. } in carried {
+            self.notify_subscribed(key, index, mid, kind, Some(track));
+        }
+        for track in published {
+            self.tell_wanted(index, track);
+        }
+        self.want_plan(key);
+    }
+
+    fn send_joined(&mut self, now: Instant, key: ParticipantKey, conn: ConnKey, id: Option<&RequestId>, resumed: bool) {
         let Some(participant) = self.participant(key) else { return };
         let state = &self.rooms[participant.room];
         let Some(own) = state.room.participant(key) else { return };
@@ -301,7 +373,10 @@ impl Shard {
                     .room
                     .tracks()
                     .filter(|(owner, _)| *owner == other)
-                    .map(|(_, track)| track_info(&track.meta, track.muted))
+                    .map(|(_, track)| TrackInfo {
+                        layers: self.layers_of(now, state, track.meta.id),
+                        ..track_info(&track.meta, track.muted)
+                    })
                     .collect(),
             })
             .collect();
@@ -317,9 +392,9 @@ impl Shard {
                 permissions: own.permissions,
                 muted: MuteState { audio: own.is_muted(Kind::Audio), video: own.is_muted(Kind::Video) },
             },
-            resume_token: None,
-            resumed: false,
-            media: false,
+            resume_token: participant.resume_token.as_deref(),
+            resumed,
+            media: participant.peer.as_ref().is_some_and(Peer::is_connected),
         };
         let text = message::encode("joined", Some(&state.id), Some("sfu"), id, joined);
         self.send(conn, text);
@@ -340,14 +415,19 @@ impl Shard {
             session.grants = grants;
         }
         self.watch_expiry(now, conn);
+        self.apply_grants(now, key, role, permissions);
+        self.end_room_if_empty(index);
+        Ok(())
+    }
+
+    fn apply_grants(&mut self, now: Instant, key: ParticipantKey, role: Role, permissions: Permissions) {
         if let Some(participant) = self.participant_mut(key) {
             participant.may_subscribe = permissions.subscribe;
         }
         self.want_plan(key);
-        self.with_room(now, key, |room| room.set_grants(key, role, permissions))?;
+        // It fails only for somebody who is not in the room.
+        let _ = self.with_room(now, key, |room| room.set_grants(key, role, permissions));
         self.publish_lines(now, key);
-        self.end_room_if_empty(index);
-        Ok(())
     }
 
     // ---- media negotiation ----
@@ -600,21 +680,24 @@ impl Shard {
         result.map_err(|e| refused(&e))
     }
 
-    fn wish(&mut self, key: ParticipantKey, what: TrackRef, wanted: bool) -> Result<(), Refused> {
+    fn wish(&mut self, key: ParticipantKey, wish: Wish) -> Result<(), Refused> {
         let Some(participant) = self.participant(key) else { return Ok(()) };
         if !participant.may_subscribe {
             return Err((ErrorCode::Forbidden, "the token does not allow to subscribe".into()));
         }
         let state = &self.rooms[participant.room];
-        let wish = match what {
-            TrackRef::Track(track) if state.sources.contains_key(&track) => Wish::Track(track),
-            TrackRef::Track(_) => return Err((ErrorCode::TrackNotFound, "there is no such track".into())),
-            TrackRef::User(user) if state.room.by_user(&user).is_some() => Wish::User(user),
-            TrackRef::User(_) => return Err((ErrorCode::ParticipantNotFound, "there is no such participant".into())),
-        };
+        match &wish.what {
+            TrackRef::Track(track) if !state.sources.contains_key(track) => {
+                return Err((ErrorCode::TrackNotFound, "there is no such track".into()));
+            }
+            TrackRef::User(user) if state.room.by_user(user).is_none() => {
+                return Err((ErrorCode::ParticipantNotFound, "there is no such participant".into()));
+            }
+            TrackRef::Track(_) | TrackRef::User(_) => {}
+        }
         if let Some(participant) = self.participant_mut(key) {
-            participant.wishes.retain(|(other, _)| *other != wish);
-            participant.wishes.push((wish, wanted));
+            participant.wishes.retain(|other| other.what != wish.what);
+            participant.wishes.push(wish);
             if participant.wishes.len() > MAX_WISHES {
                 participant.wishes.remove(0);
             }
@@ -687,6 +770,9 @@ impl Shard {
                 let but = state.room.by_user(&user).unwrap_or(owner);
                 state.sfu.unpublish(id);
                 state.sources.remove(&id);
+                state.wanted.remove(&id);
+                let changes = state.speakers.remove(id);
+                self.on_voices(index, changes);
                 if let Some(participant) = self.participant_mut(owner) {
                     participant.published.retain(|p| p.track != id);
                 }
@@ -718,7 +804,7 @@ impl Shard {
             }
             Event::TrackMuted { track, muted } => {
                 self.rooms[index].sfu.set_muted(track, muted);
-                self.request_keyframes(now, index);
+                self.serve_sfu(now, index);
             }
             Event::Chat { from, to, text } => {
                 let state = &self.rooms[index];
@@ -752,7 +838,7 @@ impl Shard {
         }
     }
 
-    fn tell_others(&mut self, index: usize, but: Option<ParticipantKey>, text: tungstenite::Utf8Bytes) {
+    pub(super) fn tell_others(&mut self, index: usize, but: Option<ParticipantKey>, text: tungstenite::Utf8Bytes) {
         let Some(state) = self.rooms.get(index) else { return };
         for (key, _) in state.room.participants() {
             if Some(key) != but
@@ -763,7 +849,7 @@ impl Shard {
         }
     }
 
-    fn plan_all(&mut self, index: usize) {
+    pub(super) fn plan_all(&mut self, index: usize) {
         let Some(state) = self.rooms.get(index) else { return };
         let keys: Vec<ParticipantKey> = state.room.participants().map(|(key, _)| key).collect();
         for key in keys {
@@ -917,6 +1003,16 @@ fn refused(error: &room::Error) -> Refused {
     (code, error.to_string())
 }
 
+/// Shown by a client that goes on with a new socket: as good as a password for half a minute, so unguessable.
+fn resume_token() -> Box<str> {
+    let mut bytes = [0; 16];
+    openssl::rand::rand_bytes(&mut bytes).expect("OpenSSL's generator is seeded");
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into()
+}
+
+/// Messages on data channels of one participant: a cursor that moves with the screen, and files in pieces.
+const MESSAGES_PER_SECOND: u32 = 200;
+const MESSAGES_BURST: u32 = 400;
 /// Wishes and names that one participant may have on record: more than tracks a room can have is only repetition.
 const MAX_WISHES: usize = 256;
 const MAX_NAMES: usize = 64;

@@ -2,6 +2,7 @@
 //!
 //! Knows the words and when they make sense, not what they do: that is for `room`, `p2p` and `peer`. Driven by `shard`.
 
+pub mod channel;
 pub mod json;
 pub mod message;
 pub mod session;

@@ -25,6 +25,7 @@ pub struct Session {
     offers: Rate,
     bad_in_a_row: u32,
     expiry: Option<Expiry>,
+    heard: Instant,
 }
 
 /// When the token of a joined session ends, where that is enforced.
@@ -75,6 +76,7 @@ impl Session {
             offers: Rate::new(now, limits.offers_per_second, limits.offers_burst),
             bad_in_a_row: 0,
             expiry: None,
+            heard: now,
             limits: limits.clone(),
         }
     }
@@ -122,7 +124,18 @@ impl Session {
         wall.duration_since(self.grants.expires_at()).is_ok_and(|late| late >= auth::LEEWAY)
     }
 
+    /// When something came from the client last, if only the answer to a ping.
+    pub fn heard(&self) -> Instant {
+        self.heard
+    }
+
+    /// The client gave a sign of life that says nothing else.
+    pub fn note_heard(&mut self, now: Instant) {
+        self.heard = now;
+    }
+
     pub fn handle_text(&mut self, now: Instant, text: &str) -> Action {
+        self.heard = now;
         if matches!(self.phase, Phase::Closed) {
             return CLOSED;
         }
@@ -180,12 +193,12 @@ impl Session {
         self.refuse(&Reject { code: ErrorCode::BadMessage, message, id: None })
     }
 
-    /// When [`Session::handle_timeout`] wants to be called.
     /// The session is to end with its token: a warning 60 s before, close code 4004 then. A renewed token sets it anew.
     pub fn set_expiry(&mut self, at: Instant) {
         self.expiry = Some(Expiry { at, warned: false });
     }
 
+    /// When [`Session::handle_timeout`] wants to be called.
     pub fn poll_timeout(&self) -> Option<Instant> {
         match (&self.phase, self.expiry) {
             (Phase::Connected { deadline }, _) => Some(*deadline),

@@ -722,7 +722,10 @@ impl Worker {
                 self.shard.handle_binary(now, key);
                 true
             }
-            Some(ws::Event::Pong) => true,
+            Some(ws::Event::Pong) => {
+                self.shard.handle_pong(now, key);
+                true
+            }
             Some(ws::Event::Closed { .. } | ws::Event::Invalid | ws::Event::TooLarge) => {
                 self.shard.handle_closed(now, key);
                 true

@@ -22,6 +22,8 @@ use crate::net::{FAIR, Link, Weather};
 
 pub const MS: Duration = Duration::from_millis(1);
 pub const SECOND: Duration = Duration::from_secs(1);
+/// How long a participant whose socket was lost may come back.
+const GONE_AFTER: Duration = Duration::from_secs(30);
 /// Rounds in which shards may ask to be called again within one millisecond.
 const TURNS_MAX: u32 = 40;
 
@@ -49,6 +51,7 @@ pub struct World {
     refused: BTreeMap<(usize, String), Duration>,
     violations: Vec<String>,
     clock_told: Duration,
+    draining: bool,
     /// Mail between shards takes this long; a scenario that wants races makes it longer.
     pub mail_delay: Duration,
     pub signal_delay: Duration,
@@ -85,6 +88,8 @@ struct End {
     conn: Option<(usize, ConnKey)>,
     /// Told by its shard that it has joined.
     joined: bool,
+    /// Its socket closed without a word then: it may come back for a while, and the others see no leave.
+    lost: Option<Duration>,
     up: Link,
     down: Link,
     public: SocketAddr,
@@ -149,6 +154,9 @@ impl World {
                     video_max_bitrate: 2_000_000,
                     retransmission_share: 0.25,
                     limits: sdp::Limits::default(),
+                    channels: 16,
+                    channel_message: 64 * 1024,
+                    channel_buffer: 1024 * 1024,
                 };
                 let shard = ShardConfig {
                     worker: WorkerId(n),
@@ -190,6 +198,7 @@ impl World {
             refused: BTreeMap::new(),
             violations: Vec::new(),
             clock_told: Duration::ZERO,
+            draining: false,
             mail_delay: MS,
             signal_delay: 15 * MS,
             counters: Counters::default(),
@@ -238,6 +247,7 @@ impl World {
         self.ends.push(End {
             conn: None,
             joined: false,
+            lost: None,
             up: Link::new(weather),
             down: Link::new(weather),
             public,
@@ -362,9 +372,11 @@ impl World {
     pub fn silences(&mut self, alive: &[usize], time: Duration) -> Vec<(usize, usize, bool)> {
         let mut before = Vec::new();
         for &to in alive {
+            // Of many voices only some are forwarded.
+            let voices = alive.iter().filter(|from| self.should_hear(to, **from, false)).count();
             for &from in alive {
                 for video in [false, true] {
-                    if self.should_hear(to, from, video) {
+                    if (video || voices <= 3) && self.should_hear(to, from, video) {
                         before.push((to, from, video, self.clients[to].heard_of(from as u32, video)));
                     }
                 }
@@ -397,6 +409,7 @@ impl World {
 
     /// No new calls.
     pub fn drain(&mut self) {
+        self.draining = true;
         for index in 0..self.nodes.len() {
             self.nodes[index].shard.handle_drain();
             self.take_outputs(index);
@@ -557,7 +570,9 @@ impl World {
             Item::CloseUp { client } => {
                 self.talk -= 1;
                 self.ends[client].gone = true;
-                self.ends[client].joined = false;
+                if std::mem::take(&mut self.ends[client].joined) && !self.draining {
+                    self.ends[client].lost = Some(self.now);
+                }
                 if let Some((shard, conn)) = self.ends[client].conn.take() {
                     self.nodes[shard].shard.handle_closed(at, conn);
                     self.release(shard, conn);
@@ -676,6 +691,13 @@ impl World {
     fn note_truth(&mut self, client: usize, text: &str) {
         if text.starts_with("{\"type\":\"joined\"") {
             self.ends[client].joined = true;
+            // An older session of the same user is replaced or resumed.
+            let (user, room) = (self.clients[client].user.clone(), self.clients[client].room.clone());
+            for (other, end) in self.clients.iter().zip(&mut self.ends) {
+                if other.user == user && other.room == room {
+                    end.lost = None;
+                }
+            }
             return;
         }
         let muted = text.starts_with("{\"type\":\"muted\"");
@@ -779,7 +801,13 @@ impl World {
                 self.violations.extend(client.violations.drain(..).map(|v| format!("{user}: {v}")));
             }
         }
-        let joined = self.ends.iter().filter(|e| e.joined).count();
+        // The moment at which a lost participant is given up is known within a look.
+        let is_settled = |since: &Duration| now < *since + GONE_AFTER || now > *since + GONE_AFTER + SECOND;
+        if !self.ends.iter().filter_map(|e| e.lost.as_ref()).all(is_settled) {
+            return;
+        }
+        let is_here = |end: &End| end.joined || end.lost.is_some_and(|since| now < since + GONE_AFTER);
+        let joined = self.ends.iter().filter(|e| is_here(e)).count();
         // Between an output and its delivery the two may differ; with nothing under way they may not.
         if self.talk > 0 {
             return;
@@ -795,7 +823,7 @@ impl World {
             let others: BTreeSet<String> = self
                 .clients
                 .iter()
-                .filter(|c| c.room == client.room && c.index as usize != index && self.ends[c.index as usize].joined)
+                .filter(|c| c.room == client.room && c.index as usize != index && is_here(&self.ends[c.index as usize]))
                 .map(|c| c.user.clone())
                 .collect();
             if others != client.roster {

@@ -1,0 +1,361 @@
+//! What is looked at anew several times a second: who speaks, what of each track everybody gets, who is still there.
+//!
+//! ```text
+//!   levels ─► speakers ─► active-speaker, whose voice and picture go out
+//!   estimates, layers, wishes ─► allocate ─► targets of the slots, bitrates to probe for
+//!   sfu's events ─► layer-changed (subscriber), layers-wanted (publisher)
+//! ```
+
+use std::time::{Duration, Instant};
+
+use str0m::media::{MediaKind, Rid};
+
+use super::{Carried, RoomState, Shard, TimerKey, Wish};
+use crate::base::{ParticipantKey, TrackId, UserId};
+use crate::room::Source;
+use crate::sfu::allocate::{Current, Subscription};
+use crate::sfu::speaker::Changes;
+use crate::sfu::{self, Layer, LayerInfo, Slot, Target};
+use crate::signal::message::{
+    self, ActiveSpeaker, EncodingWanted, LayerChanged, LayerReason, LayersWanted, Speaker, TrackRef,
+};
+
+use super::signaling::mid_text;
+
+impl Shard {
+    /// The regular look at one room.
+    pub(super) fn tick(&mut self, now: Instant, index: usize) {
+        self.listen(now, index);
+        let Some(state) = self.rooms.get(index) else { return };
+        let keys: Vec<ParticipantKey> = state.room.participants().map(|(key, _)| key).collect();
+        for key in keys {
+            self.watch_presence(now, key);
+            self.allocate(now, key);
+        }
+        // The room may have ended with the last of them.
+        if self.rooms.contains(index) {
+            self.wheel.set(TimerKey::Tick(index).index(), now + TICK);
+        }
+    }
+
+    /// Finds who speaks.
+    fn listen(&mut self, now: Instant, index: usize) {
+        let Some(state) = self.rooms.get_mut(index) else { return };
+        let changes = state.speakers.handle_levels(now, state.sfu.levels(now));
+        self.on_voices(index, changes);
+    }
+
+    /// Carries on what changed in who speaks and who is heard.
+    pub(super) fn on_voices(&mut self, index: usize, changes: Changes) {
+        let Some(state) = self.rooms.get_mut(index) else { return };
+        if changes.recent || changes.top {
+            let top = state.speakers.top();
+            state.voices.clear();
+            state.voices.extend(state.speakers.recent().filter(|track| top.contains(track)));
+            self.plan_all(index);
+        }
+        if changes.speakers {
+            self.tell_speakers(index);
+        }
+    }
+
+    fn tell_speakers(&mut self, index: usize) {
+        let Some(state) = self.rooms.get(index) else { return };
+        let mut speakers: Vec<Speaker<'_>> = Vec::new();
+        for speaker in state.speakers.speakers() {
+            let Some((owner, _)) = state.room.track(speaker.key) else { continue };
+            let Some(user) = state.room.participant(owner).map(|p| &p.user) else { continue };
+            // A shared tab that plays music is its owner's, like the microphone.
+            if !speakers.iter().any(|s| s.user_id == user) {
+                speakers.push(Speaker { user_id: user, level: speaker.loudness() });
+            }
+        }
+        let text = message::encode("active-speaker", Some(&state.id), Some("sfu"), None, ActiveSpeaker { speakers });
+        self.tell_others(index, None, text);
+    }
+
+    /// The way to a client was estimated anew. What no longer fits is lowered at once, what fits now at the next look.
+    pub(super) fn on_estimate(&mut self, now: Instant, key: ParticipantKey) {
+        let Some(participant) = self.participant(key) else { return };
+        let Some(peer) = &participant.peer else { return };
+        if peer.estimate().is_some_and(|estimate| budget_of(estimate, peer.audio_sent()) < participant.allotted) {
+            self.allocate(now, key);
+        }
+    }
+
+    /// Decides what of each track this participant gets.
+    pub(super) fn allocate(&mut self, now: Instant, key: ParticipantKey) {
+        let Some(participant) = self.participants.get_mut(key.slot as usize).filter(|p| p.generation == key.generation)
+        else {
+            return;
+        };
+        let Some(peer) = participant.peer.as_mut().filter(|peer| peer.is_connected()) else { return };
+        let Some(state) = self.rooms.get_mut(participant.room) else { return };
+        let audio = peer.audio_sent();
+        let estimate = peer.estimate();
+        let budget = estimate.map_or(UNLIMITED, |estimate| budget_of(estimate, audio));
+
+        self.allocator.clear();
+        let voices = Voices::of(key, state, &participant.carried);
+        for (place, carried) in participant.carried.iter_mut().enumerate() {
+            let facts = TrackFacts::of(state, &participant.wishes, carried.track);
+            if carried.kind == MediaKind::Audio {
+                let is_heard = voices.has(carried.track) || facts.is_pinned();
+                carried.wanted = if is_heard { Target::Best } else { Target::Paused };
+            } else if facts.is_paused() {
+                carried.wanted = Target::Paused;
+                carried.current = Current::Paused;
+                carried.reason = LayerReason::Wish;
+            } else {
+                self.layers.clear();
+                state.sfu.layers(now, carried.track, &mut self.layers);
+                let subscription = Subscription {
+                    key: place,
+                    priority: facts.priority(state, voices.dominant),
+                    is_screen: facts.is_screen,
+                    caps: facts.caps(),
+                    current: carried.current,
+                };
+                self.allocator.add(subscription, &self.layers);
+            }
+        }
+        let total = self.allocator.allocate(budget, now >= participant.raise_after);
+        let mut lowered = false;
+        for allotment in self.allocator.allotments() {
+            let carried = &mut participant.carried[allotment.key];
+            lowered |= allotment.is_limited() && allotment.bitrate < carried.bitrate;
+            carried.bitrate = allotment.bitrate;
+            (carried.wanted, carried.current) = match allotment.layer {
+                Some(layer) => (Target::Layer(layer), Current::Layer(layer)),
+                None if allotment.is_paused() => (Target::Paused, Current::Paused),
+                None => (Target::Best, Current::Nothing),
+            };
+            carried.reason = match allotment.is_limited() {
+                true => LayerReason::Bandwidth,
+                false if has_wish(&participant.wishes) => LayerReason::Wish,
+                false => LayerReason::Source,
+            };
+        }
+        participant.is_limited = total.is_limited;
+        participant.allotted = total.used;
+        if lowered {
+            participant.raise_after = now + RAISE_PAUSE;
+        }
+        if estimate.is_some() {
+            // Rates that hardly change are not told anew: each time the estimator may probe for them.
+            let wishes = (total.minimum + audio, (total.desired + audio).max(DESIRED_MIN));
+            if is_other(wishes.0, participant.bitrates.0) || is_other(wishes.1, participant.bitrates.1) {
+                participant.bitrates = wishes;
+                peer.set_bitrates(wishes.0, wishes.1, &mut self.sink);
+                participant.dirty = true;
+            }
+        }
+        let replay = estimate.map_or(REPLAY_MAX, |e| (e / 8 * REPLAY_MS / 1000) as usize).min(REPLAY_MAX);
+        let mut forwards = std::mem::take(&mut self.forwards);
+        for carried in &mut participant.carried {
+            if carried.target != Some(carried.wanted) {
+                carried.target = Some(carried.wanted);
+                let slot = Slot { participant: key, mid: carried.mid };
+                state.sfu.set_target(now, slot, carried.wanted, replay, &mut forwards);
+            }
+        }
+        let index = participant.room;
+        self.deliver(&mut forwards);
+        self.forwards = forwards;
+        self.touch(key);
+        self.serve_sfu(now, index);
+    }
+
+    /// Passes on what the forwarding of a room has to say.
+    pub(super) fn serve_sfu(&mut self, now: Instant, index: usize) {
+        self.request_keyframes(now, index);
+        while let Some(event) = self.rooms.get_mut(index).and_then(|state| state.sfu.poll_event()) {
+            match event {
+                sfu::Event::LayerChanged { slot, track, layer } => self.tell_layer(now, index, slot, track, layer),
+                // Whoever takes the track is looked at again with the next tick, which is soon enough for a layer more;
+                // one that is gone the sfu replaces by itself.
+                sfu::Event::LayersChanged { .. } => {}
+                sfu::Event::EncodingWanted { track, rid, wanted } => {
+                    let Some(state) = self.rooms.get_mut(index) else { return };
+                    note_wanted(state.wanted.entry(track).or_default(), rid, wanted);
+                    self.tell_wanted(index, track);
+                }
+            }
+        }
+    }
+
+    fn tell_layer(&mut self, now: Instant, index: usize, slot: Slot, track: TrackId, layer: Option<Layer>) {
+        let Some(participant) = self.participant(slot.participant) else { return };
+        let Some(carried) = participant.carried.iter().find(|c| c.mid == slot.mid && c.track == track) else { return };
+        let paused = carried.target == Some(Target::Paused);
+        // Between two layers there may be nothing for a moment, until a key frame comes.
+        if carried.kind == MediaKind::Audio || layer.is_none() && !paused {
+            return;
+        }
+        let reason = carried.reason;
+        let state = &self.rooms[index];
+        let Some((owner, _)) = state.sources.get(&track) else { return };
+        let Some(user) = state.room.participant(*owner).map(|p| &p.user) else { return };
+        self.layers.clear();
+        state.sfu.layers(now, track, &mut self.layers);
+        let layer = layer.map(|layer| match self.layers.iter().find(|info| info.layer == layer) {
+            Some(info) => message::Layer { bitrate: None, ..described(info) },
+            None => message::Layer {
+                rid: None,
+                spatial: layer.spatial,
+                temporal: layer.temporal,
+                width: None,
+                height: None,
+                framerate: None,
+                bitrate: None,
+            },
+        });
+        let mid = mid_text(slot.mid);
+        let data = LayerChanged { mid: &mid, track_id: track, user_id: user, layer, paused, reason };
+        let text = message::encode("layer-changed", Some(&state.id), Some(user.as_str()), None, data);
+        self.send_to(slot.participant, text);
+    }
+
+    /// Tells a publisher which encodings of its track somebody watches.
+    pub(super) fn tell_wanted(&mut self, index: usize, track: TrackId) {
+        let Some(state) = self.rooms.get(index) else { return };
+        let Some((owner, mid)) = state.sources.get(&track).copied() else { return };
+        let Some(encodings) = state.wanted.get(&track) else { return };
+        let mid = mid_text(mid);
+        let data = LayersWanted { track_id: track, mid: &mid, encodings: encodings.clone() };
+        let text = message::encode("layers-wanted", Some(&state.id), Some("sfu"), None, data);
+        self.send_to(owner, text);
+    }
+
+    /// The layers of a track as clients are told of them.
+    pub(super) fn layers_of(&self, now: Instant, state: &RoomState, track: TrackId) -> Vec<message::Layer> {
+        let mut layers = Vec::new();
+        state.sfu.layers(now, track, &mut layers);
+        layers.iter().map(described).collect()
+    }
+}
+
+/// The latest wish that names the track or its user.
+fn wish_for<'a>(wishes: &'a [Wish], user: Option<&UserId>, track: TrackId) -> Option<&'a Wish> {
+    wishes.iter().rev().find(|wish| match &wish.what {
+        TrackRef::Track(id) => *id == track,
+        TrackRef::User(id) => Some(id) == user,
+    })
+}
+
+fn has_wish(wishes: &[Wish]) -> bool {
+    wishes.iter().any(|wish| wish.wanted)
+}
+
+/// What matters of a track for one subscriber.
+pub(super) struct TrackFacts<'a> {
+    pub owner: Option<ParticipantKey>,
+    pub is_screen: bool,
+    wish: Option<&'a Wish>,
+}
+
+impl<'a> TrackFacts<'a> {
+    pub fn of(state: &RoomState, wishes: &'a [Wish], track: TrackId) -> Self {
+        let found = state.room.track(track);
+        let owner = found.map(|(owner, _)| owner);
+        let is_screen = found.is_some_and(|(_, t)| matches!(t.meta.source, Source::Screen | Source::ScreenAudio));
+        // Without a wish there is nothing to look up.
+        let wish = if wishes.is_empty() {
+            None
+        } else {
+            wish_for(wishes, owner.and_then(|owner| state.room.participant(owner)).map(|p| &p.user), track)
+        };
+        TrackFacts { owner, is_screen, wish }
+    }
+
+    pub fn is_wanted(&self, by_default: bool) -> bool {
+        self.wish.map_or(by_default, |wish| wish.wanted)
+    }
+
+    /// Wanted by name: then it is heard, however quiet.
+    pub fn is_pinned(&self) -> bool {
+        self.wish.is_some_and(|wish| wish.wanted && !wish.paused)
+    }
+
+    pub fn is_paused(&self) -> bool {
+        self.wish.is_some_and(|wish| wish.paused)
+    }
+
+    /// The subscriber's own order, 0 without a wish.
+    pub fn rank(&self) -> u32 {
+        self.wish.map_or(0, |wish| wish.priority)
+    }
+
+    fn caps(&self) -> sfu::allocate::Caps {
+        self.wish.map(|wish| wish.caps).unwrap_or_default()
+    }
+
+    /// For the division of bandwidth: wishes first, then whoever speaks, then all alike.
+    fn priority(&self, state: &RoomState, dominant: Option<TrackId>) -> u32 {
+        let speaks = dominant.and_then(|track| state.sources.get(&track)).is_some_and(|(o, _)| Some(*o) == self.owner);
+        self.rank().saturating_mul(4).saturating_add(if self.is_screen { 2 } else { u32::from(speaks) })
+    }
+}
+
+/// Whom a subscriber hears.
+struct Voices {
+    /// `None`: everybody, since there are few.
+    heard: Option<Vec<TrackId>>,
+    dominant: Option<TrackId>,
+}
+
+impl Voices {
+    fn of(key: ParticipantKey, state: &RoomState, carried: &[Carried]) -> Voices {
+        let others = |track: &&TrackId| state.sources.get(track).is_some_and(|(owner, _)| *owner != key);
+        let dominant = state.voices.iter().find(others).copied();
+        let count = carried.iter().filter(|c| c.kind == MediaKind::Audio).count();
+        let heard = (count > VOICES).then(|| state.voices.iter().filter(others).take(VOICES).copied().collect());
+        Voices { heard, dominant }
+    }
+
+    fn has(&self, track: TrackId) -> bool {
+        self.heard.as_ref().is_none_or(|heard| heard.contains(&track))
+    }
+}
+
+fn note_wanted(encodings: &mut Vec<EncodingWanted>, rid: Option<Rid>, active: bool) {
+    match encodings.iter_mut().find(|e| e.rid == rid) {
+        Some(encoding) => encoding.active = active,
+        None => encodings.push(EncodingWanted { rid, active }),
+    }
+}
+
+fn described(info: &LayerInfo) -> message::Layer {
+    message::Layer {
+        rid: info.rid,
+        spatial: info.layer.spatial,
+        temporal: info.layer.temporal,
+        width: (info.width > 0).then_some(info.width),
+        height: (info.height > 0).then_some(info.height),
+        framerate: (info.framerate > 0).then_some(info.framerate),
+        bitrate: Some(info.bitrate),
+    }
+}
+
+/// What is left for video: an estimate is a mean, so a twentieth of it stays free.
+fn budget_of(estimate: u64, audio: u64) -> u64 {
+    (estimate - estimate / 20).saturating_sub(audio)
+}
+
+fn is_other(rate: u64, told: u64) -> bool {
+    rate.abs_diff(told) > told / 20
+}
+
+/// Voices that are forwarded at a time, besides those that somebody asked for by name.
+pub(super) const VOICES: usize = 3;
+/// Shorter finds a new speaker sooner and costs time for every participant.
+pub(super) const TICK: Duration = Duration::from_millis(100);
+/// After something was lowered for want of bandwidth nothing is raised for so long: the estimate has to show that it holds.
+const RAISE_PAUSE: Duration = Duration::from_millis(2_000);
+/// Where nothing is known of the bandwidth (a client without feedback), in bit/s.
+const UNLIMITED: u64 = 1_000_000_000;
+/// Worth knowing even while nothing is to be sent, in bit/s: whoever speaks next should have a picture at once.
+const DESIRED_MIN: u64 = 600_000;
+/// Of a cached key-frame group, what the line takes in this time may be sent at once.
+const REPLAY_MS: u64 = 350;
+const REPLAY_MAX: usize = 256 * 1024;
