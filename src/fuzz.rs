@@ -21,8 +21,9 @@ use str0m::rtp::ExtensionValues;
 
 use crate::auth::{Claims, Grants, LEEWAY, NAME_LENGTH_MAX, Permissions, Role, RoomScope, Signer, Verifier};
 use crate::base::wheel::Wheel;
-use crate::base::{ConnKey, ParticipantKey, RoomId, TrackId, UserId, WorkerId};
+use crate::base::{Class, ConnKey, ParticipantKey, RoomId, TrackId, UserId, WorkerId};
 use crate::config::{AuthConfig, Config, Secret, VideoCodec};
+use crate::frames::{self, FRAME_MAX, PACKET_MAX};
 use crate::http;
 use crate::metrics::Metrics;
 use crate::p2p;
@@ -277,6 +278,101 @@ pub fn demux(data: &[u8]) {
         demux::Kind::Media => assert!(matches!(data[0], 20..=63 | 128..=191)),
         demux::Kind::Other => {}
     }
+}
+
+/// Framed packets: as read, the pieces make no difference and everything comes out once; as queued, they are those that a
+/// simple model keeps.
+pub fn frames(data: &[u8]) {
+    let whole = framed_packets([data].into_iter());
+    let split = framed_packets(pieces(data));
+    assert_eq!(whole, split, "in pieces as at once");
+    let (packets, error, rest) = whole;
+    let read: usize = packets.iter().map(|p| p.len() + 2).sum();
+    assert!(read + rest <= data.len(), "no more comes out than went in");
+    if error.is_none() {
+        assert!(rest < FRAME_MAX, "a whole packet was left");
+    }
+    frame_queue(data);
+}
+
+/// The packets, what ended them, and how many octets were left.
+fn framed_packets<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<Vec<u8>>, Option<frames::Error>, usize) {
+    let (mut reader, mut opener) = (frames::Reader::default(), frames::Reader::default());
+    let (mut packets, mut error) = (Vec::new(), None);
+    let mut refused = false;
+    for piece in pieces {
+        opener.handle_bytes(piece);
+        match opener.opening() {
+            Ok(None) => assert!(!refused && opener.buffered() < FRAME_MAX),
+            Ok(Some(first)) => assert!(!refused && matches!(first, [0, 1, ..]) && first.len() >= 24),
+            Err(_) => refused = true,
+        }
+        reader.handle_bytes(piece);
+        loop {
+            match reader.poll() {
+                Ok(Some(packet)) => packets.push(packet.to_vec()),
+                Ok(None) => break,
+                Err(e) => {
+                    error = Some(e);
+                    break;
+                }
+            }
+        }
+    }
+    let first = opener.opening();
+    match first {
+        Ok(Some(first)) => assert_eq!(first, packets[0], "it opens with its first packet"),
+        Ok(None) | Err(_) => assert_eq!(first.is_err(), refused),
+    }
+    (packets, error, reader.buffered())
+}
+
+fn frame_queue(data: &[u8]) {
+    let mut source = Source(data);
+    let max = 64 + source.number() as usize % 8192;
+    let mut writer = frames::Writer::new(max);
+    let mut model: VecDeque<(Class, Vec<u8>)> = VecDeque::new();
+    let mut dropped = 0;
+    let mut serial = 0_u8;
+    while let Some(op) = source.byte() {
+        if op < 40 {
+            let mut out = Vec::new();
+            let enough = usize::from(op) * 64;
+            writer.fill(&mut out, enough);
+            let mut reader = frames::Reader::default();
+            reader.handle_bytes(&out);
+            let mut size = 0;
+            while let Some(packet) = reader.poll().expect("what we write can be read") {
+                assert!(size < enough, "more than enough");
+                size += 2 + packet.len();
+                assert_eq!(Some(packet), model.pop_front().map(|m| m.1).as_deref());
+            }
+            assert!(reader.buffered() == 0 && (size >= enough || model.is_empty()));
+            continue;
+        }
+        let class = [Class::Control, Class::Audio, Class::Video][usize::from(op) % 3];
+        serial = serial.wrapping_add(1);
+        let packet = vec![serial; usize::from(op) * 8 % 1600];
+        writer.push(class, packet.clone());
+        let octets = |model: &VecDeque<(Class, Vec<u8>)>| model.iter().map(|m| m.1.len() + 2).sum::<usize>();
+        let mut takes = !packet.is_empty() && packet.len() <= PACKET_MAX && packet.len() + 2 <= max;
+        dropped += u64::from(!takes && !packet.is_empty());
+        while takes && octets(&model) + packet.len() + 2 > max {
+            dropped += 1;
+            // The least worth, and of those the oldest.
+            let victim = model.iter().enumerate().filter(|m| m.1.0 >= class).max_by_key(|m| (m.1.0, usize::MAX - m.0));
+            match victim.map(|(at, _)| at) {
+                Some(at) => drop(model.remove(at)),
+                None => takes = false,
+            }
+        }
+        if takes {
+            model.push_back((class, packet));
+        }
+        assert_eq!((writer.octets(), writer.is_empty()), (octets(&model), model.is_empty()));
+        assert!(writer.octets() <= max);
+    }
+    assert_eq!(writer.take_dropped(), dropped);
 }
 
 /// A payload in every codec, and as redundant audio.
@@ -1150,6 +1246,7 @@ mod tests {
         sdp_guard 300,
         ice_candidate 4000,
         demux 4000,
+        frames 3000,
         rtp_payload 4000,
         sfu_switch 2000,
         room_ops 2000,

@@ -16,7 +16,9 @@
 //!
 //! A room lives on one worker. Worker 0 owns the directory of rooms and is asked at every join. A connection is accepted by
 //! any worker (`SO_REUSEPORT`) and, when it joins a room that lives elsewhere, moves there by value: socket, TLS state and
-//! buffers. From then on everything that touches the room is on one core, without a lock.
+//! buffers. From then on everything that touches the room is on one core, without a lock. Media has a UDP port per worker; on
+//! the HTTP port, framed packets are told from TLS and HTTP by their first byte (ICE-TCP), and such a connection moves on until
+//! it finds the worker that knows whom its first check is for.
 //!
 //! # Modules in reading order
 //!
@@ -35,7 +37,7 @@
 //! - [`quality`]: how good a participant's connection is
 //! - [`ice_servers`]: STUN and TURN servers for clients
 //! - [`signal`]: the JSON protocol as types, and the rules of one connection
-//! - [`ws`], [`http`]: bytes in, bytes out
+//! - [`ws`], [`http`], [`frames`]: bytes in, bytes out
 //! - [`client`]: page and browser SDK, embedded at build
 //! - [`shard`]: the wiring of all the above, still without a socket or a clock
 //! - [`worker`]: the loop: sockets, clock, mail
@@ -124,6 +126,8 @@ pub mod signal;
 pub mod ws;
 
 pub mod http;
+
+pub mod frames;
 
 pub mod client;
 
