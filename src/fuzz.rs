@@ -976,7 +976,7 @@ impl Bench {
                     drop(self.shard.take_session(conn));
                     self.open[conn.slot as usize] = false;
                 }
-                Output::Mail { .. } => {}
+                Output::Mail { .. } | Output::CloseStream { .. } => {}
             }
         }
     }

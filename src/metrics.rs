@@ -18,6 +18,8 @@ pub struct WorkerMetrics {
     rooms: AtomicU64,
     participants: AtomicU64,
     connections: AtomicU64,
+    streams: AtomicU64,
+    streams_refused: AtomicU64,
     datagrams_in: AtomicU64,
     bytes_in: AtomicU64,
     datagrams_dropped: AtomicU64,
@@ -39,13 +41,17 @@ pub struct WorkerStats {
     pub rooms: u64,
     pub participants: u64,
     pub connections: u64,
+    /// Connections that carry media (ICE-TCP).
+    pub media_connections: u64,
+    /// Connections that began like media and were closed: for nobody here, never verified, or malformed.
+    pub media_connections_refused: u64,
     pub datagrams_in: u64,
     pub bytes_in: u64,
     /// Refused before they reached a peer.
     pub datagrams_dropped: u64,
     pub datagrams_out: u64,
     pub bytes_out: u64,
-    /// Given up because the socket would not take them.
+    /// Given up because the socket would not take them, or their connection was gone.
     pub sends_dropped: u64,
     /// RTP packets handed to subscribers.
     pub packets_forwarded: u64,
@@ -89,6 +95,14 @@ impl WorkerMetrics {
 
     pub fn set_connections(&self, count: usize) {
         self.connections.store(count as u64, Relaxed);
+    }
+
+    pub fn set_streams(&self, count: usize) {
+        self.streams.store(count as u64, Relaxed);
+    }
+
+    pub fn refused_stream(&self) {
+        add(&self.streams_refused, 1);
     }
 
     pub fn received(&self, bytes: usize) {
@@ -138,6 +152,8 @@ impl WorkerMetrics {
             rooms: self.rooms.load(Relaxed),
             participants: self.participants.load(Relaxed),
             connections: self.connections.load(Relaxed),
+            media_connections: self.streams.load(Relaxed),
+            media_connections_refused: self.streams_refused.load(Relaxed),
             datagrams_in: self.datagrams_in.load(Relaxed),
             bytes_in: self.bytes_in.load(Relaxed),
             datagrams_dropped: self.datagrams_dropped.load(Relaxed),

@@ -48,6 +48,7 @@ pub fn serve(prepared: Prepared) -> Result<(), ServeError> {
 
     let http = http_addresses(&config, dev_mode);
     let (listeners, http) = listen(&http, workers)?;
+    let streams = stream_addresses(&http, &addresses);
     let totals = Arc::new(Totals::default());
     let mut polls = Vec::new();
     let mut mailboxes = Vec::new();
@@ -64,11 +65,12 @@ pub fn serve(prepared: Prepared) -> Result<(), ServeError> {
         let media = media_sockets(&config, &addresses, index)?;
         let candidates: Vec<SocketAddr> = media.iter().flat_map(|m| m.announced.iter().copied()).collect();
         media_report.extend(candidates.iter().copied());
+        let tcp_candidates = streams.iter().map(|(_, announced)| *announced).collect();
         let shard = ShardConfig {
             worker: WorkerId(index as u8),
             workers: workers as u8,
             config: config.clone(),
-            peer: Arc::new(peer_config(&config, candidates)),
+            peer: Arc::new(peer_config(&config, candidates, tcp_candidates)),
             verifier: verifier.clone(),
             metrics: metrics.workers[index].clone(),
             dev_mode,
@@ -82,6 +84,7 @@ pub fn serve(prepared: Prepared) -> Result<(), ServeError> {
                 shard,
                 listeners,
                 media,
+                streams: streams.clone(),
                 tls: tls.clone(),
                 inbox,
                 poll,
@@ -379,7 +382,22 @@ fn media_sockets(config: &Config, addresses: &[MediaAddress], worker: usize) -> 
     Ok(media)
 }
 
-fn peer_config(config: &Config, candidates: Vec<SocketAddr>) -> PeerConfig {
+/// Every local and announced address of media on which HTTP listens as well, with its port: where ICE-TCP is accepted, and
+/// what candidates name for it.
+fn stream_addresses(http: &[SocketAddr], addresses: &[MediaAddress]) -> Vec<(IpAddr, SocketAddr)> {
+    let port = |bind: IpAddr| {
+        let listener = http.iter().find(|listener| match listener.ip() {
+            // This one takes both families, see `listener`.
+            IpAddr::V6(ip) if ip.is_unspecified() => true,
+            IpAddr::V4(ip) if ip.is_unspecified() => bind.is_ipv4(),
+            ip => ip == bind,
+        });
+        listener.map(SocketAddr::port)
+    };
+    addresses.iter().filter_map(|a| Some((a.bind, SocketAddr::new(a.announced, port(a.bind)?)))).collect()
+}
+
+fn peer_config(config: &Config, candidates: Vec<SocketAddr>, tcp_candidates: Vec<SocketAddr>) -> PeerConfig {
     let mut video_codecs = config.encoding.video_codecs.clone();
     // The preferred first; the others stay usable, for clients that have none of them.
     for codec in [VideoCodec::Vp8, VideoCodec::H264, VideoCodec::Vp9, VideoCodec::Av1] {
@@ -389,7 +407,7 @@ fn peer_config(config: &Config, candidates: Vec<SocketAddr>) -> PeerConfig {
     }
     PeerConfig {
         candidates,
-        tcp_candidates: Vec::new(),
+        tcp_candidates,
         video_codecs,
         audio_bitrate: config.encoding.audio_bitrate,
         video_max_bitrate: config.encoding.video_max_bitrate,
@@ -466,3 +484,35 @@ const TICK: Duration = Duration::from_millis(200);
 /// How often the certificate's files are looked at.
 const LOOK_INTERVAL: Duration = Duration::from_secs(3);
 const MAIL_TRIES: usize = 1000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ice_tcp_is_announced_where_http_listens() {
+        let address = |bind: &str, announced: &str| MediaAddress {
+            bind: bind.parse().unwrap(),
+            announced: announced.parse().unwrap(),
+        };
+        let addresses = [
+            address("10.0.0.5", "10.0.0.5"),
+            address("2001:db8::5", "2001:db8::5"),
+            address("10.0.0.5", "203.0.113.9"),
+            address("127.0.0.1", "127.0.0.1"),
+        ];
+        let rows: [(&[&str], &[&str]); 6] = [
+            (&["[::]:3000"], &["10.0.0.5:3000", "[2001:db8::5]:3000", "203.0.113.9:3000", "127.0.0.1:3000"]),
+            (&["0.0.0.0:80"], &["10.0.0.5:80", "203.0.113.9:80", "127.0.0.1:80"]),
+            (&["127.0.0.1:3000", "[::1]:3000"], &["127.0.0.1:3000"]),
+            (&["10.0.0.5:443"], &["10.0.0.5:443", "203.0.113.9:443"]),
+            (&["203.0.113.9:443"], &[]),
+            (&[], &[]),
+        ];
+        for (http, wanted) in rows {
+            let http: Vec<SocketAddr> = http.iter().map(|a| a.parse().unwrap()).collect();
+            let found: Vec<String> = stream_addresses(&http, &addresses).iter().map(|(_, a)| a.to_string()).collect();
+            assert_eq!(found, wanted, "{http:?}");
+        }
+    }
+}

@@ -558,6 +558,13 @@ impl Peer {
         }
     }
 
+    /// The TCP connection from there is gone. Until the client nominates another pair, str0m chooses among those it knows.
+    pub fn handle_stream_closed(&mut self, source: SocketAddr) {
+        if self.path.is_some_and(|(protocol, _, remote)| protocol == Protocol::Tcp && remote == source) {
+            self.path = None;
+        }
+    }
+
     /// Queues one packet; it leaves with the next [`Peer::flush`]. Returns false when this peer cannot take it.
     pub fn write(&mut self, forward: Forward, sink: &mut Sink) -> bool {
         let Some(outgoing) = self.outgoing.get_mut(&forward.slot.mid) else { return false };

@@ -11,7 +11,8 @@ use super::control::TrackFacts;
 use super::demux::{self, Kind as DatagramKind};
 use super::signaling::{media_kind, mid_text};
 use super::{
-    CONNECT_TIMEOUT, Carried, MAX_ADDRESSES, MAX_OFFERED_LINES, Participant, Published, RoomState, Shard, TimerKey,
+    CONNECT_TIMEOUT, Carried, MAX_ADDRESSES, MAX_OFFERED_LINES, Output, Participant, Published, RoomState, Shard,
+    TimerKey,
 };
 use crate::base::{ParticipantKey, TrackId};
 use crate::peer::{Change, Event, Peer, Received};
@@ -37,6 +38,24 @@ impl Shard {
     /// Whether a connectivity check with this user-name fragment is for somebody here.
     pub fn has_ufrag(&self, ufrag: &[u8]) -> bool {
         self.ufrags.contains_key(ufrag)
+    }
+
+    /// Whether an authenticated check came over the TCP connection from there, for somebody who is still here.
+    pub fn knows_stream(&self, source: SocketAddr) -> bool {
+        self.addresses.contains_key(&(Protocol::Tcp, source))
+    }
+
+    /// The TCP connection from there is gone: another one may come from the same address, for somebody else.
+    pub fn handle_stream_closed(&mut self, source: SocketAddr) {
+        let address = (Protocol::Tcp, source);
+        if let Some(key) = self.addresses.remove(&address)
+            && let Some(participant) = self.participant_mut(key)
+        {
+            participant.addresses.retain(|a| *a != address);
+            if let Some(peer) = &mut participant.peer {
+                peer.handle_stream_closed(source);
+            }
+        }
     }
 
     fn handle_packet(&mut self, now: Instant, protocol: Protocol, local: SocketAddr, source: SocketAddr, data: &[u8]) {
@@ -214,8 +233,16 @@ impl Shard {
         participant.addresses.push(address);
         if participant.addresses.len() > MAX_ADDRESSES {
             let oldest = participant.addresses.remove(0);
-            if self.addresses.get(&oldest) == Some(&key) {
-                self.addresses.remove(&oldest);
+            self.forget_address(key, oldest);
+        }
+    }
+
+    /// A TCP connection without an owner is of no use to anybody.
+    fn forget_address(&mut self, key: ParticipantKey, address: (Protocol, SocketAddr)) {
+        if self.addresses.get(&address) == Some(&key) {
+            self.addresses.remove(&address);
+            if let (Protocol::Tcp, source) = address {
+                self.outputs.push_back(Output::CloseStream { source });
             }
         }
     }
@@ -312,9 +339,7 @@ impl Shard {
             self.ufrags.remove(&ufrag);
         }
         for address in addresses {
-            if self.addresses.get(&address) == Some(&key) {
-                self.addresses.remove(&address);
-            }
+            self.forget_address(key, address);
         }
         if let Some(state) = self.rooms.get_mut(room) {
             // Another connection has other SRTP keys, so its numbering begins anew (RFC 3711 §3.3.1).

@@ -78,6 +78,8 @@ pub enum Output {
     Move { conn: ConnKey, room: RoomId, to: WorkerId },
     /// Mail for another worker's shard.
     Mail { to: WorkerId, mail: Mail },
+    /// Close the TCP connection that `source` opened for media, once what was sent before is out.
+    CloseStream { source: SocketAddr },
 }
 
 /// What shards write to each other.

@@ -1,7 +1,8 @@
 //! The thread around one shard: a mio loop with sockets, the clock and a mailbox, pinned to a core.
 //!
 //! One turn: wait, read the clock once, take media from the sockets, let deadlines pass, flush peers and send; then mail
-//! and TCP, each with a budget, and send again. Media is never behind TCP by more than one such budget.
+//! and TCP, each with a budget, and send again. Media is never behind TCP by more than one such budget. (Media *over* TCP is
+//! served as TCP.)
 //!
 //! - [`udp`]: batched datagrams
 //! - [`tcp`]: one TCP connection
@@ -21,6 +22,8 @@ use mio::net::TcpListener;
 use mio::{Events, Interest, Poll, Token, Waker};
 use rustc_hash::FxHashMap;
 use slab::Slab;
+use socket2::SockRef;
+use str0m::net::Protocol as TransportProtocol;
 
 use crate::base::limit::TokenBucket;
 use crate::base::queue::{Full, Sender};
@@ -30,11 +33,13 @@ use crate::config::{Config, Limits};
 use crate::http::api::{Answer, Api, Caller};
 use crate::http::{self, Poll as HttpPoll, Response};
 use crate::metrics::WorkerMetrics;
+use crate::peer::Transmit;
+use crate::shard::demux;
 use crate::shard::{self, Output, Shard};
 use crate::signal::session::Session;
 use crate::ws::{self, Ws};
 
-use tcp::{Conn, Protocol, Step};
+use tcp::{Conn, MediaState, Protocol, Step};
 use udp::{RecvBatch, SendBatch, UdpSocket};
 
 /// Mail for a worker.
@@ -43,6 +48,8 @@ pub enum WorkerMail {
     Shard(shard::Mail),
     /// A connection whose room lives here.
     Arrival(Box<Arrival>),
+    /// A connection whose first connectivity check is for nobody on the workers that it has been to.
+    Stray(Box<Conn>),
     /// The certificate is another from now on, for new connections.
     Tls(Arc<rustls::ServerConfig>),
     /// No new calls.
@@ -89,6 +96,9 @@ pub struct WorkerConfig {
     pub shard: shard::ShardConfig,
     pub listeners: Vec<std::net::TcpListener>,
     pub media: Vec<Media>,
+    /// Local addresses on which framed media is accepted, and those that candidates name for them; of several for one, the
+    /// first stands for all.
+    pub streams: Vec<(IpAddr, SocketAddr)>,
     pub tls: Option<Arc<rustls::ServerConfig>>,
     pub inbox: Receiver<WorkerMail>,
     pub poll: Poll,
@@ -120,7 +130,14 @@ pub struct Worker {
     shard: Shard,
     poll: Poll,
     listeners: Vec<Listener>,
-    media: Vec<MediaState>,
+    media: Vec<MediaSocket>,
+    /// See [`WorkerConfig::streams`].
+    stream_addresses: Vec<(IpAddr, SocketAddr)>,
+    /// Connections that carry media, by the announced and the remote address.
+    streams: FxHashMap<(SocketAddr, SocketAddr), ConnKey>,
+    /// Those to which something was queued.
+    streams_to_write: Vec<ConnKey>,
+    stream_packets_dropped: u64,
     recv: RecvBatch,
     conns: Slab<(u32, Conn)>,
     next_generation: u32,
@@ -152,7 +169,7 @@ struct Listener {
     pending: bool,
 }
 
-struct MediaState {
+struct MediaSocket {
     media: Media,
     send: SendBatch,
     readable: bool,
@@ -180,7 +197,7 @@ impl Worker {
         let mut media = Vec::new();
         for (index, mut m) in config.media.into_iter().enumerate() {
             registry.register(m.socket.source(), Token(MEDIA + index), Interest::READABLE | Interest::WRITABLE)?;
-            media.push(MediaState {
+            media.push(MediaSocket {
                 media: m,
                 send: SendBatch::new(udp::SendLimits::default()),
                 readable: true,
@@ -225,6 +242,10 @@ impl Worker {
             poll: config.poll,
             listeners,
             media,
+            stream_addresses: config.streams,
+            streams: FxHashMap::default(),
+            streams_to_write: Vec::new(),
+            stream_packets_dropped: 0,
             recv: RecvBatch::new(),
             conns: Slab::new(),
             next_generation: 0,
@@ -268,14 +289,14 @@ impl Worker {
             self.receive_media(now);
             self.shard.handle_timeout(now);
             self.shard.flush(now);
-            self.send_media();
+            self.send_media(now);
             self.take_mail(now);
             self.accept(now);
             self.serve(now);
             self.expire(now);
             self.shard.flush(now);
             self.deliver(now);
-            self.send_media();
+            self.send_media(now);
             self.metrics.turn(now.elapsed());
             if let Some(deadline) = self.stopping
                 && (now >= deadline || self.conns.is_empty())
@@ -361,20 +382,27 @@ impl Worker {
         }
     }
 
-    fn send_media(&mut self) {
+    fn send_media(&mut self, now: Instant) {
         let mut count = 0;
         let mut bytes = 0;
         while let Some(transmit) = self.shard.poll_transmit() {
             count += 1;
             bytes += transmit.data.len();
-            if let Some(state) = self.media.iter_mut().find(|m| m.media.announced.contains(&transmit.source)) {
+            if transmit.protocol == TransportProtocol::Tcp {
+                self.queue_packet(transmit);
+            } else if let Some(state) = self.media.iter_mut().find(|m| m.media.announced.contains(&transmit.source)) {
                 state.send.push(transmit.destination, transmit.class, transmit.data);
             }
         }
         if count > 0 {
             self.metrics.sent(count, bytes);
         }
-        let mut dropped = 0;
+        let mut written = std::mem::take(&mut self.streams_to_write);
+        for key in written.drain(..) {
+            self.write(now, key);
+        }
+        self.streams_to_write = written;
+        let mut dropped = self.stream_packets_dropped;
         for state in &mut self.media {
             if state.writable && !state.send.is_empty() {
                 match state.send.flush(&state.media.socket) {
@@ -388,6 +416,36 @@ impl Worker {
         self.metrics.set_sends_dropped(dropped);
     }
 
+    fn queue_packet(&mut self, transmit: Transmit) {
+        let key = self.streams.get(&(transmit.source, transmit.destination)).copied();
+        let Some((key, conn)) = key.and_then(|key| Some((key, self.conn_mut(key)?))) else {
+            // A connection may close at any time.
+            self.stream_packets_dropped += 1;
+            return;
+        };
+        let dropped = conn.queue_packet(transmit.class, transmit.data);
+        let is_noted = std::mem::replace(&mut conn.wants_write, true);
+        self.stream_packets_dropped += dropped;
+        if !is_noted {
+            self.streams_to_write.push(key);
+        }
+    }
+
+    /// Writes what is queued for a connection, outside its turn.
+    fn write(&mut self, now: Instant, key: ConnKey) {
+        let mut plain = std::mem::take(&mut self.plain);
+        let step = self.conn_mut(key).map(|conn| {
+            conn.wants_write = false;
+            conn.write(now, &mut plain)
+        });
+        self.plain = plain;
+        match step {
+            Some(Step::Gone) => self.drop_conn(now, key),
+            Some(Step::Open) => self.arm(key),
+            None => {}
+        }
+    }
+
     // ---- mail ----
 
     fn take_mail(&mut self, now: Instant) {
@@ -396,6 +454,7 @@ impl Worker {
             match mail {
                 WorkerMail::Shard(mail) => self.shard.handle_mail(now, mail),
                 WorkerMail::Arrival(arrival) => self.arrive(now, *arrival),
+                WorkerMail::Stray(conn) => self.take_in(now, *conn),
                 WorkerMail::Tls(tls) => self.tls = Some(tls),
                 WorkerMail::Drain => self.shard.handle_drain(),
                 WorkerMail::Stop => {
@@ -406,7 +465,12 @@ impl Worker {
                         .keys()
                         .filter(|key| {
                             let conn = &self.conns[key.slot as usize].1;
-                            matches!(conn.protocol, Protocol::Http(_)) || conn.is_lingering()
+                            let is_idle = match &conn.protocol {
+                                Protocol::Http(_) => true,
+                                Protocol::Media(media) => !matches!(media.state, MediaState::Verified { .. }),
+                                Protocol::Signaling(_) | Protocol::Closing => false,
+                            };
+                            is_idle || conn.is_lingering()
                         })
                         .collect();
                     for key in idle {
@@ -485,6 +549,54 @@ impl Worker {
         }
     }
 
+    /// A connection with a connectivity check for somebody who is not here goes to the next worker, and, when it was with
+    /// all of them, nowhere.
+    fn pass_on(&mut self, now: Instant, key: ConnKey) {
+        let Some(mut conn) = self.remove(key) else { return };
+        let _ = self.poll.registry().deregister(&mut conn.stream);
+        let workers = self.mailboxes.len();
+        if let Protocol::Media(media) = &mut conn.protocol
+            && let MediaState::Opening { visited } = &mut media.state
+            && usize::from(*visited) + 1 < workers
+            && self.stopping.is_none()
+            && now < media.deadline
+        {
+            *visited += 1;
+            // Each worker counts for itself how many of an address it has.
+            self.uncount_address(conn.remote.ip());
+            let next = (usize::from(self.id.0) + 1) % workers;
+            match self.mailboxes[next].send(WorkerMail::Stray(Box::new(conn))) {
+                Ok(()) => return,
+                Err(mail) => {
+                    let WorkerMail::Stray(back) = *mail else { return };
+                    conn = *back;
+                    self.count_address(now, conn.remote.ip());
+                }
+            }
+        }
+        self.metrics.refused_stream();
+        self.forget(&conn);
+    }
+
+    fn take_in(&mut self, now: Instant, mut conn: Conn) {
+        conn.is_queued = false;
+        // Edges were seen by the loop it comes from.
+        conn.readable = true;
+        conn.writable = true;
+        let has_room = self.count_address(now, conn.remote.ip());
+        if self.stopping.is_some() || !has_room {
+            self.forget(&conn);
+            return;
+        }
+        match self.insert(conn) {
+            Ok(key) => {
+                self.metrics.moved_in();
+                self.enqueue(key);
+            }
+            Err(conn) => self.forget(&conn),
+        }
+    }
+
     /// Does what the shard asks for.
     fn deliver(&mut self, now: Instant) {
         while let Some(output) = self.shard.poll_output() {
@@ -511,10 +623,24 @@ impl Worker {
                 Output::Move { conn, room, to } => self.depart(now, conn, room, to),
                 Output::Mail { to, mail } if to == self.id => self.shard.handle_mail(now, mail),
                 Output::Mail { to, mail } => self.post(to, mail),
+                Output::CloseStream { source } => self.close_stream(now, source),
             }
         }
         // What was queued leaves in this turn, not in the next.
         self.serve(now);
+    }
+
+    /// The owner of a connection is gone; its last words go out first.
+    fn close_stream(&mut self, now: Instant, source: SocketAddr) {
+        self.send_media(now);
+        let keys: Vec<ConnKey> = self.streams.iter().filter(|(at, _)| at.1 == source).map(|(_, key)| *key).collect();
+        for key in keys {
+            self.forget_stream(key);
+            if let Some(conn) = self.conn_mut(key) {
+                conn.finish();
+            }
+            self.enqueue(key);
+        }
     }
 
     // ---- connections ----
@@ -547,22 +673,18 @@ impl Worker {
 
     fn admit(&mut self, now: Instant, stream: mio::net::TcpStream, remote: SocketAddr) {
         let limits = &self.config.limits;
-        let workers = self.mailboxes.len().max(1);
-        // SO_REUSEPORT spreads the connections of one address over the workers; each holds its share.
-        let per_address = limits.unauthenticated_per_address.div_ceil(workers);
-        // A proxy brings the connections of many.
-        let is_proxy = self.config.server.trusted_proxies.iter().any(|net| net.contains(remote.ip()));
-        let state = self.addresses.entry(remote.ip()).or_insert_with(|| AddressState::new(now, limits));
-        if state.anonymous >= per_address && !is_proxy
-            || self.totals.anonymous.load(Ordering::Relaxed) >= limits.unauthenticated
-            || self.totals.connections.load(Ordering::Relaxed) >= limits.connections
-        {
+        let is_full = self.totals.anonymous.load(Ordering::Relaxed) >= limits.unauthenticated
+            || self.totals.connections.load(Ordering::Relaxed) >= limits.connections;
+        if !self.count_address(now, remote.ip()) || is_full {
+            self.uncount_address(remote.ip());
             tracing::debug!(%remote, "too many connections");
             return;
         }
         let _ = stream.set_nodelay(true);
-        let Ok(conn) = Conn::new(now, stream, remote, self.tls.clone(), &self.http_limits) else { return };
-        state.anonymous += 1;
+        let Ok(conn) = Conn::new(now, stream, remote, self.tls.clone(), &self.http_limits) else {
+            self.uncount_address(remote.ip());
+            return;
+        };
         self.totals.anonymous.fetch_add(1, Ordering::Relaxed);
         self.totals.connections.fetch_add(1, Ordering::Relaxed);
         match self.insert(conn) {
@@ -602,8 +724,25 @@ impl Worker {
         }
     }
 
+    /// Counts an anonymous connection of an address; false when that is one too many.
+    fn count_address(&mut self, now: Instant, address: IpAddr) -> bool {
+        let limits = &self.config.limits;
+        let workers = self.mailboxes.len().max(1);
+        // SO_REUSEPORT spreads the connections of one address over the workers; each holds its share.
+        let per_address = limits.unauthenticated_per_address.div_ceil(workers);
+        // A proxy brings the connections of many.
+        let is_proxy = self.config.server.trusted_proxies.iter().any(|net| net.contains(address));
+        let state = self.addresses.entry(address).or_insert_with(|| AddressState::new(now, limits));
+        state.anonymous += 1;
+        state.anonymous <= per_address || is_proxy
+    }
+
     fn no_longer_anonymous(&mut self, address: IpAddr) {
         self.totals.anonymous.fetch_sub(1, Ordering::Relaxed);
+        self.uncount_address(address);
+    }
+
+    fn uncount_address(&mut self, address: IpAddr) {
         if let Some(state) = self.addresses.get_mut(&address) {
             state.anonymous = state.anonymous.saturating_sub(1);
         }
@@ -613,10 +752,32 @@ impl Worker {
     }
 
     fn drop_conn(&mut self, now: Instant, key: ConnKey) {
+        self.lose_stream(key);
         if let Some(mut conn) = self.remove(key) {
             let _ = self.poll.registry().deregister(&mut conn.stream);
+            if matches!(&conn.protocol, Protocol::Media(media) if !matches!(media.state, MediaState::Verified { .. })) {
+                self.metrics.refused_stream();
+            }
             self.forget(&conn);
             self.shard.handle_closed(now, key);
+        }
+    }
+
+    /// Takes a connection out of those that carry media, if it is one; returns where it came from.
+    fn forget_stream(&mut self, key: ConnKey) -> Option<SocketAddr> {
+        let conn = self.conn_mut(key)?;
+        let remote = conn.remote;
+        let Protocol::Media(media) = &conn.protocol else { return None };
+        let local = media.local()?;
+        self.streams.remove(&(local, remote));
+        self.metrics.set_streams(self.streams.len());
+        Some(remote)
+    }
+
+    /// As [`Worker::forget_stream`], when it is the client's doing.
+    fn lose_stream(&mut self, key: ConnKey) {
+        if let Some(remote) = self.forget_stream(key) {
+            self.shard.handle_stream_closed(remote);
         }
     }
 
@@ -695,6 +856,7 @@ impl Worker {
             let more = match &mut conn.protocol {
                 Protocol::Http(_) => self.converse_http(now, key),
                 Protocol::Signaling(_) => self.converse_signaling(now, key),
+                Protocol::Media(_) => self.converse_media(now, key),
                 Protocol::Closing => false,
             };
             if !more {
@@ -731,6 +893,72 @@ impl Worker {
                 true
             }
         }
+    }
+
+    /// All packets that have come, since there are never many. False: the connection waits for more, or is of no use.
+    fn converse_media(&mut self, now: Instant, key: ConnKey) -> bool {
+        let Some((_, conn)) = self.conns.get_mut(key.slot as usize) else { return false };
+        let remote = conn.remote;
+        let Protocol::Media(media) = &mut conn.protocol else { return false };
+        if let MediaState::Opening { .. } = media.state {
+            let ufrag = match media.reader.opening() {
+                Ok(None) => return false,
+                Ok(Some(first)) => match demux::classify(first) {
+                    demux::Kind::Check(ufrag) => Some(ufrag),
+                    _ => None,
+                },
+                Err(_) => None,
+            };
+            let local = conn.stream.local_addr().ok().map(|local| canonical(local).ip());
+            let local =
+                self.stream_addresses.iter().find(|(ip, _)| Some(*ip) == local).map(|(_, announced)| *announced);
+            let (Some(ufrag), Some(local)) = (ufrag, local) else {
+                self.metrics.refused_stream();
+                conn.abandon();
+                return false;
+            };
+            if !self.shard.has_ufrag(ufrag) {
+                self.pass_on(now, key);
+                return false;
+            }
+            media.state = MediaState::Claimed { local, packets: 0 };
+            // What the kernel holds back can neither be dropped nor overtaken.
+            let _ = SockRef::from(&conn.stream).set_tcp_notsent_lowat(NOT_SENT_MAX);
+            self.streams.insert((local, remote), key);
+            self.metrics.set_streams(self.streams.len());
+        }
+        let Some(local) = media.local() else { return false };
+        let is_good = loop {
+            let packet = match media.reader.poll() {
+                Ok(Some(packet)) => packet,
+                Ok(None) => break true,
+                Err(_) => break false,
+            };
+            self.shard.handle_frame(now, local, remote, packet);
+            if let MediaState::Claimed { packets, .. } = &mut media.state {
+                *packets += 1;
+                if self.shard.knows_stream(remote) {
+                    media.state = MediaState::Verified { local };
+                } else if *packets == CLAIMED_PACKETS_MAX {
+                    break false;
+                }
+            }
+            if let MediaState::Verified { .. } = media.state {
+                media.deadline = now + self.config.limits.keep_alive;
+            }
+        };
+        let is_verified = matches!(media.state, MediaState::Verified { .. });
+        if is_verified && std::mem::take(&mut conn.is_anonymous) {
+            self.no_longer_anonymous(remote.ip());
+        }
+        if !is_good {
+            self.metrics.refused_stream();
+            self.lose_stream(key);
+            if let Some(conn) = self.conn_mut(key) {
+                conn.abandon();
+            }
+        }
+        false
     }
 
     fn converse_http(&mut self, now: Instant, key: ConnKey) -> bool {
@@ -913,6 +1141,11 @@ const MESSAGE_BUDGET: usize = 4;
 const CLOCK_INTERVAL: Duration = Duration::from_secs(1);
 const RETRY_MAIL: Duration = Duration::from_millis(5);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Packets on a connection whose owner did not yet recognise it: checks that are repeated until the answer to our offer
+/// is there.
+const CLAIMED_PACKETS_MAX: u8 = 64;
+/// Octets of a media connection that the kernel holds and has not sent: a quarter of a second at 1 Mbit/s.
+const NOT_SENT_MAX: u32 = 32 * 1024;
 /// For closing frames and close_notify at the end.
 const STOP_GRACE: Duration = Duration::from_millis(1000);
 /// Addresses remembered before those without open connections are forgotten.

@@ -1,5 +1,6 @@
-//! One TCP connection: TLS when there is a certificate, HTTP first, then signaling. Everything but the socket is plain
-//! data, so that the whole moves between workers by value, with whatever TLS and WebSocket have buffered.
+//! One TCP connection: TLS when there is a certificate, HTTP first, then signaling; or framed media (ICE-TCP), which is never
+//! inside TLS of ours. Everything but the socket is plain data, so that the whole moves between workers by value, with
+//! whatever TLS and WebSocket have buffered.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};
@@ -9,6 +10,8 @@ use std::time::{Duration, Instant};
 use mio::net::TcpStream;
 use rustls::{ServerConfig, ServerConnection};
 
+use crate::base::Class;
+use crate::frames::{self, Reader, Writer};
 use crate::http;
 use crate::ws::Ws;
 
@@ -16,8 +19,48 @@ use crate::ws::Ws;
 pub enum Protocol {
     Http(Box<http::Connection>),
     Signaling(Box<Ws>),
+    Media(Box<Media>),
     /// Nothing more is understood; what is queued goes out, then the socket closes.
     Closing,
+}
+
+/// Framed packets, both ways.
+pub struct Media {
+    pub reader: Reader,
+    writer: Writer,
+    pub state: MediaState,
+    /// When the connection ends, unless something happens that moves it.
+    pub deadline: Instant,
+}
+
+/// How far a connection with framed packets has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MediaState {
+    /// Its first packet was not seen, or is for nobody on the workers it has been to, so many of them.
+    Opening { visited: u8 },
+    /// Its first packet was for somebody here; nothing has proved that it came from there. So many packets were read.
+    Claimed { local: SocketAddr, packets: u8 },
+    /// An authenticated check came over it.
+    Verified { local: SocketAddr },
+}
+
+impl Media {
+    /// Nothing is read while so much waits to be understood: as long as nobody has claimed the connection, little more than
+    /// one packet.
+    fn read_max(&self) -> usize {
+        match self.state {
+            MediaState::Opening { .. } => frames::FRAME_MAX,
+            _ => READ_BUDGET,
+        }
+    }
+
+    /// The announced address that the connection was opened to, once it is in use.
+    pub fn local(&self) -> Option<SocketAddr> {
+        match self.state {
+            MediaState::Opening { .. } => None,
+            MediaState::Claimed { local, .. } | MediaState::Verified { local } => Some(local),
+        }
+    }
 }
 
 /// See the module's documentation.
@@ -29,6 +72,10 @@ pub struct Conn {
     /// Ready for the socket: ciphertext with TLS, else plain.
     out: Vec<u8>,
     written: usize,
+    /// Not a byte was read.
+    is_fresh: bool,
+    /// For the first check of framed media to be verified.
+    opening_until: Instant,
     /// Since when the socket has taken nothing although there was something.
     stalled_since: Option<Instant>,
     /// The client has sent its last byte; what it said before is still answered.
@@ -42,6 +89,8 @@ pub struct Conn {
     /// Counted among those that have shown no valid token.
     pub is_anonymous: bool,
     pub is_queued: bool,
+    /// Packets were queued since the last write.
+    pub wants_write: bool,
 }
 
 /// How a step on the socket went.
@@ -78,6 +127,8 @@ impl Conn {
             tls,
             out: Vec::new(),
             written: 0,
+            is_fresh: true,
+            opening_until: now + limits.head_time,
             stalled_since: None,
             ended: false,
             linger_until: None,
@@ -85,6 +136,7 @@ impl Conn {
             writable: true,
             is_anonymous: true,
             is_queued: false,
+            wants_write: false,
         })
     }
 
@@ -118,6 +170,7 @@ impl Conn {
             _ if self.ended => false,
             Protocol::Http(http) => http.wants_read(),
             Protocol::Signaling(ws) => ws.wants_read(),
+            Protocol::Media(media) => media.reader.buffered() < media.read_max(),
             Protocol::Closing => self.is_lingering(),
         }
     }
@@ -131,7 +184,7 @@ impl Conn {
                 self.finish();
                 Step::Open
             }
-            Protocol::Signaling(_) => Step::Gone,
+            Protocol::Signaling(_) | Protocol::Media(_) => Step::Gone,
             Protocol::Closing => Step::Open,
         }
     }
@@ -144,6 +197,15 @@ impl Conn {
     fn feed(&mut self, now: Instant, mut bytes: &[u8]) -> io::Result<()> {
         if self.is_lingering() {
             return Ok(());
+        }
+        if std::mem::take(&mut self.is_fresh) && bytes.first().is_some_and(|first| frames::may_begin(*first)) {
+            self.tls = None;
+            self.protocol = Protocol::Media(Box::new(Media {
+                reader: Reader::default(),
+                writer: Writer::new(MEDIA_QUEUE),
+                state: MediaState::Opening { visited: 0 },
+                deadline: self.opening_until,
+            }));
         }
         let Some(tls) = &mut self.tls else {
             feed_protocol(&mut self.protocol, now, bytes);
@@ -188,18 +250,19 @@ impl Conn {
         }
     }
 
-    /// Writes what is queued. What the WebSocket has is taken over only while little waits, so that its own bound holds.
+    /// Queues a packet; returns how many were dropped for it, itself included. None is sent on a connection that does not
+    /// carry media any more.
+    pub fn queue_packet(&mut self, class: Class, packet: Vec<u8>) -> u64 {
+        let Protocol::Media(media) = &mut self.protocol else { return 1 };
+        media.writer.push(class, packet);
+        media.writer.take_dropped()
+    }
+
+    /// Writes what is queued. What the protocol has is taken over only while little waits, so that its own bound holds.
     pub fn write(&mut self, now: Instant, scratch: &mut Vec<u8>) -> Step {
         loop {
-            if self.pending() < LOW_WATER
-                && let Protocol::Signaling(ws) = &mut self.protocol
-                && ws.has_output()
-            {
-                scratch.clear();
-                ws.take_output(scratch);
-                if self.queue(scratch).is_err() {
-                    return Step::Gone;
-                }
+            if self.pending() < LOW_WATER && self.refill(scratch).is_err() {
+                return Step::Gone;
             }
             if self.pending() == 0 {
                 self.stalled_since = None;
@@ -230,6 +293,24 @@ impl Conn {
         }
     }
 
+    fn refill(&mut self, scratch: &mut Vec<u8>) -> io::Result<()> {
+        match &mut self.protocol {
+            Protocol::Signaling(ws) if ws.has_output() => {
+                scratch.clear();
+                ws.take_output(scratch);
+            }
+            Protocol::Media(media) if !media.writer.is_empty() => {
+                scratch.clear();
+                media.writer.fill(scratch, LOW_WATER);
+            }
+            _ => return Ok(()),
+        }
+        // A connection that is never quite done must not keep what it has written.
+        self.out.drain(..self.written);
+        self.written = 0;
+        self.queue(scratch)
+    }
+
     /// Everything is out.
     fn linger(&mut self, now: Instant) -> Step {
         let until = *self.linger_until.get_or_insert(now + LINGER);
@@ -242,13 +323,13 @@ impl Conn {
 
     /// Nothing more is to be said: the socket closes when everything is out.
     pub fn finish(&mut self) {
-        if let Protocol::Signaling(ws) = &mut self.protocol
-            && ws.has_output()
-        {
-            let mut rest = Vec::new();
-            ws.take_output(&mut rest);
-            let _ = self.queue(&rest);
+        let mut rest = Vec::new();
+        match &mut self.protocol {
+            Protocol::Signaling(ws) if ws.has_output() => ws.take_output(&mut rest),
+            Protocol::Media(media) => media.writer.fill(&mut rest, usize::MAX),
+            _ => {}
         }
+        let _ = self.queue(&rest);
         self.protocol = Protocol::Closing;
         if let Some(tls) = &mut self.tls {
             tls.send_close_notify();
@@ -256,11 +337,19 @@ impl Conn {
         }
     }
 
+    /// Nothing more is to be said nor heard: the next [`Conn::write`] drops the connection.
+    pub fn abandon(&mut self) {
+        self.protocol = Protocol::Closing;
+        self.out = Vec::new();
+        self.written = 0;
+        self.ended = true;
+    }
+
     fn is_finished(&self) -> bool {
         match &self.protocol {
             Protocol::Closing => true,
             Protocol::Signaling(ws) => ws.is_closed(),
-            Protocol::Http(_) => false,
+            Protocol::Http(_) | Protocol::Media(_) => false,
         }
     }
 
@@ -273,6 +362,7 @@ impl Conn {
         let protocol = match &self.protocol {
             Protocol::Http(http) => http.poll_timeout(),
             Protocol::Signaling(ws) => ws.poll_timeout(),
+            Protocol::Media(media) => Some(media.deadline),
             Protocol::Closing => None,
         };
         let stalled = self.stalled_since.map(|since| since + write_timeout);
@@ -288,7 +378,8 @@ impl Conn {
         match &mut self.protocol {
             Protocol::Http(http) => http.handle_timeout(now),
             Protocol::Signaling(ws) => ws.handle_timeout(now),
-            Protocol::Closing => {}
+            Protocol::Media(media) if now >= media.deadline => return Step::Gone,
+            Protocol::Media(_) | Protocol::Closing => {}
         }
         Step::Open
     }
@@ -298,6 +389,7 @@ fn feed_protocol(protocol: &mut Protocol, now: Instant, bytes: &[u8]) {
     match protocol {
         Protocol::Http(http) => http.handle_bytes(now, bytes),
         Protocol::Signaling(ws) => ws.handle_bytes(now, bytes),
+        Protocol::Media(media) => media.reader.handle_bytes(bytes),
         Protocol::Closing => {}
     }
 }
@@ -313,5 +405,7 @@ fn flush_tls(tls: &mut ServerConnection, out: &mut Vec<u8>) -> io::Result<()> {
 const READ_BUDGET: usize = 64 * 1024;
 /// A client that goes on sending for longer after the last answer may see a reset instead of it.
 const LINGER: Duration = Duration::from_secs(1);
-/// Below this, the next bytes of the WebSocket are taken over for writing.
+/// Below this, the next bytes of the protocol are taken over for writing.
 const LOW_WATER: usize = 16 * 1024;
+/// Packets that wait for one connection: a second at 2 Mbit/s. More would be seen later still.
+const MEDIA_QUEUE: usize = 256 * 1024;

@@ -683,6 +683,7 @@ impl World {
                     self.talk += 1;
                     self.push(self.now + self.mail_delay, Item::Mail { to: usize::from(to.0), mail });
                 }
+                Output::CloseStream { source } => self.violations.push(format!("there is no connection from {source}")),
             }
         }
     }
