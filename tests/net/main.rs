@@ -10,6 +10,7 @@
 mod harness;
 
 mod http;
+mod ice_tcp;
 mod lifecycle;
 mod media;
 mod signaling;

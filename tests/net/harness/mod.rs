@@ -1,5 +1,6 @@
 //! A server process, and clients for it.
 
+pub mod caller;
 pub mod client;
 pub mod server;
 pub mod ws;
