@@ -59,6 +59,22 @@ fn media_goes_through_a_turn_relay() {
     Story::new("relay").needs("turnserver").with_turn_server().run();
 }
 
+/// Without UDP the call takes the TCP connection that the server offers on its HTTP port.
+#[test]
+fn a_call_where_udp_is_blocked() {
+    Story::new("ice_tcp").without_udp().run();
+}
+
+#[test]
+fn a_call_over_https_where_udp_is_blocked() {
+    Story::new("ice_tcp").needs("openssl").with_certificate().without_udp().run();
+}
+
+#[test]
+fn udp_is_preferred_where_it_works() {
+    Story::new("ice_tcp").run();
+}
+
 #[test]
 fn a_call_over_https() {
     Story::new("https").needs("openssl").with_certificate().run();
@@ -93,12 +109,14 @@ struct Story {
     tools: Vec<&'static str>,
     turn_server: bool,
     certificate: bool,
+    without_udp: bool,
 }
 
 impl Story {
     fn new(scenario: &'static str) -> Self {
         let tools = vec!["node", "chromium"];
-        Story { scenario, limit: Duration::from_secs(60), tools, turn_server: false, certificate: false }
+        let limit = Duration::from_secs(60);
+        Story { scenario, limit, tools, turn_server: false, certificate: false, without_udp: false }
     }
 
     fn limit(mut self, seconds: u64) -> Self {
@@ -119,6 +137,12 @@ impl Story {
     fn with_certificate(mut self) -> Self {
         self.certificate = true;
         self
+    }
+
+    /// Server and browsers see nothing but each other, and no datagram.
+    fn without_udp(mut self) -> Self {
+        self.without_udp = true;
+        self.needs("ip").needs("nft")
     }
 
     fn run(self) {
@@ -146,14 +170,29 @@ impl Story {
             node_environment.push(("NODE_EXTRA_CA_CERTS".into(), certificate));
         }
 
-        let server = Server::start(&directory.path, &environment);
-        let mut command = Command::new("node");
+        let network = match self.without_udp.then(Network::without_udp).transpose() {
+            Ok(network) => network,
+            Err(reason) => return skipped(&reason),
+        };
+        if network.is_some() {
+            node_environment.push(("UDP".into(), "blocked".into()));
+        }
+        let command = |program: &str| match &network {
+            Some(network) => network.command(program),
+            None => Command::new(program),
+        };
+        let server = Server::start(command(env!("CARGO_BIN_EXE_webrtc-engine")), &directory.path, &environment);
+        let mut command = command("node");
         command
             .arg(scenarios().join(format!("{}.mjs", self.scenario)))
             .env("SERVER_URL", &server.url)
             .env("STORY_LIMIT_MS", self.limit.as_millis().to_string())
             .envs(node_environment);
         let (exit, output) = run_to_end(command, self.limit);
+        if let (Some(0), Some(network)) = (exit, &network) {
+            let dropped = network.dropped();
+            assert!(dropped > 0, "UDP was blocked, but nobody has tried it\n{output}");
+        }
         match exit {
             Some(0) => println!("{output}"),
             Some(EXIT_SKIPPED) => skipped(output.lines().find(|line| line.starts_with("SKIPPED")).unwrap_or("SKIPPED")),
@@ -200,8 +239,7 @@ struct Server {
 }
 
 impl Server {
-    fn start(directory: &Path, environment: &[(String, String)]) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_webrtc-engine"));
+    fn start(mut command: Command, directory: &Path, environment: &[(String, String)]) -> Self {
         command
             .current_dir(directory)
             .env("DATA_DIR", directory.join("data"))
@@ -233,6 +271,57 @@ fn listening_url(line: &str) -> Option<String> {
     let start = rest.find("http://").or_else(|| rest.find("https://"))?;
     let url = rest[start..].split([' ', ',', '"', '\u{1b}']).next()?;
     Some(format!("{}/", url.trim_end_matches('/')))
+}
+
+/// A network namespace with loopback alone, on which datagrams are lost. It goes with its owner.
+struct Network {
+    name: String,
+}
+
+impl Network {
+    /// The error says what is missing: the right to make one, or a kernel that can.
+    fn without_udp() -> Result<Self, String> {
+        let network = Network { name: format!("e2e-{}", std::process::id()) };
+        tool(Command::new("ip").args(["netns", "add", &network.name]))?;
+        tool(Command::new("ip").args(["-n", &network.name, "link", "set", "lo", "up"]))?;
+        for rule in [
+            "add table inet e2e",
+            "add chain inet e2e in { type filter hook input priority 0; }",
+            "add rule inet e2e in meta l4proto udp counter drop",
+        ] {
+            tool(network.command("nft").arg(rule))?;
+        }
+        Ok(network)
+    }
+
+    /// Something that runs inside.
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", &self.name, program]);
+        command
+    }
+
+    /// Datagrams that were lost.
+    fn dropped(&self) -> u64 {
+        let rules = tool(self.command("nft").args(["list", "table", "inet", "e2e"])).expect("the rules");
+        let count = rules.split_once("counter packets ").and_then(|(_, rest)| rest.split_once(' '));
+        count.and_then(|(count, _)| count.parse().ok()).unwrap_or_else(|| panic!("no counter in {rules}"))
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["netns", "del", &self.name]).stderr(Stdio::null()).status();
+    }
+}
+
+/// What a short-lived tool prints, or why it failed.
+fn tool(command: &mut Command) -> Result<String, String> {
+    let output = command.output().map_err(|error| format!("{command:?}: {error}"))?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    Err(format!("{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim()))
 }
 
 /// coturn on a free loopback port.

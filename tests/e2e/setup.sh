@@ -5,7 +5,7 @@ cd "$(dirname "$0")"
 
 missing=""
 # command:package
-for pair in chromium:chromium ffmpeg:ffmpeg turnserver:coturn firefox-esr:firefox-esr pulseaudio:pulseaudio ip:iproute2 \
+for pair in chromium:chromium ffmpeg:ffmpeg turnserver:coturn firefox-esr:firefox-esr pulseaudio:pulseaudio ip:iproute2 nft:nftables \
     openssl:openssl node:nodejs npm:npm; do
     command -v "${pair%%:*}" >/dev/null 2>&1 || missing="$missing ${pair##*:}"
 done

@@ -281,6 +281,7 @@ globalThis.e2e = (() => {
       const remote = report.get(entry.remoteCandidateId);
       return {
         local: local?.candidateType,
+        protocol: local?.protocol ?? null,
         relayProtocol: local?.relayProtocol ?? null,
         remote: remote?.candidateType,
         address: remote?.address ?? null,
