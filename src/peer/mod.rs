@@ -694,7 +694,7 @@ impl Peer {
                 .params()
                 .iter()
                 .filter(|p| remote.contains(&p.pt()) && p.spec().codec.kind() == line.kind)
-                .map(|p| (p.spec().codec, p.pt(), p.red().filter(|red| remote.contains(red))))
+                .map(|p| (p.spec().codec, p.pt(), p.red()))
                 .collect();
             let (mid, kind) = (line.mid, line.kind);
             if let Some(stream) = self.rtc.direct_api().stream_tx_by_mid(mid, None) {

@@ -87,6 +87,40 @@ fn caps_stand_where_the_client_sends_and_red_comes_first() {
     assert!(offer.sdp.contains(&format!("a=rtpmap:{first} red/48000/2")), "{}", offer.sdp);
 }
 
+/// Redundant audio goes to who negotiated it, whoever offered. str0m lists the payload types of primary codecs only.
+#[test]
+fn red_is_sent_to_who_takes_it() {
+    let now = Instant::now();
+    for takes_red in [true, false] {
+        let client = || {
+            let config = RtcConfig::new().set_crypto_provider(crypto::provider()).set_rtp_mode(true);
+            config.clear_codecs().enable_opus(true, takes_red).build(now)
+        };
+        let sends_red = |peer: &Peer| {
+            peer.outgoing
+                .values()
+                .flat_map(|o| &o.formats)
+                .any(|(codec, _, red)| *codec == Codec::Opus && red.is_some())
+        };
+        let mut sink = Sink::default();
+        let mut answering = Peer::new(now, config(&[VideoCodec::Vp8]));
+        let mut theirs = client();
+        let mut api = theirs.sdp_api();
+        api.add_media(MediaKind::Audio, Direction::RecvOnly, None, None, None);
+        let offer = api.apply().unwrap().0.to_sdp_string();
+        answering.handle_offer(now, &offer, &mut sink).unwrap();
+        assert_eq!(sends_red(&answering), takes_red, "answered");
+
+        let mut offering = Peer::new(now, config(&[VideoCodec::Vp8]));
+        let changes = [Change::Add(MediaKind::Audio, Direction::SendOnly)];
+        let offer = offering.create_offer(now, 1, &changes, false, &mut sink).unwrap().unwrap();
+        let offer = SdpOffer::from_sdp_string(&sdp::essential(&offer.sdp)).unwrap();
+        let answer = client().sdp_api().accept_offer(offer).unwrap().to_sdp_string();
+        offering.handle_answer(now, Some(1), &answer, &mut sink).unwrap();
+        assert_eq!(sends_red(&offering), takes_red, "offered");
+    }
+}
+
 #[test]
 fn on_glare_the_server_gives_way() {
     let now = Instant::now();
