@@ -503,6 +503,7 @@ mod tests {
             ("lost at once, and back at once", &[fine, lost(), lost(), fine], "51.5"),
             ("back, and bad", &[fine, lost(), bad, fine], "511."),
             ("a worse one between better ones begins anew", &[poor, fine, bad, fine, fine, fine], "3.1..5"),
+            ("a better one between worse ones too", &[fair, poor, fine, poor, poor], "4...3"),
             ("another reason: on the third", &[fair, rtt(200), rtt(200), rtt(200), rtt(200)], "4..4."),
         ];
         for (why, samples, expect) in rows {

@@ -660,6 +660,10 @@ mod tests {
         check("a paused track resumes with an eighth free", &[camera('a').has("-")], 68, "a=-");
         check("a paused track resumes", &[camera('a').has("-")], 69, "a=q8");
         check("the bitrate of what is held has grown", &[camera('a').has("f30").scaled(104)], 1455, "a=f15");
+        let mut slow = camera('a');
+        slow.layers[4].framerate = 11;
+        check("too slow to be taken", &[slow.clone()], 360, "a=q30");
+        check("it has become slow: kept", &[slow.has("h11")], 360, "a=h11");
         check("the held layer is gone", &[track('a', &SIMULCAST[..6]).has("h30")], 400, "a=h30");
         let mut gone = track('a', &SIMULCAST[..6]);
         gone.subscription.current = Current::Layer(Layer { encoding: 2, spatial: 0, temporal: 2 });

@@ -525,6 +525,7 @@ mod tests {
         check_top("a place that is free is taken by whoever comes", 3, &["a ....", "b.....", "c....."], "0:bc 1:abc");
         check_top("a voice is in at once", 2, &["a....", "b....", "c..#."], "0:ab 2:ac");
         check_top("in place of the one quiet for longest", 2, &["a#....", "b.....", "c..#.."], "0:ab 2:ac");
+        check_top("also when that was no more than a cough", 2, &["a.......", "b#......", "c......#"], "0:ab 6:bc");
         check_top("nobody leaves for silence", 2, &["a#........", "b.........", "c..#......"], "0:ab 2:ac");
         check_top(
             "between the words of two there is no place",
