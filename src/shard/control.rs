@@ -31,6 +31,7 @@ impl Shard {
         for key in keys {
             self.watch_presence(now, key);
             self.allocate(now, key);
+            self.assess(now, key);
         }
         // The room may have ended with the last of them.
         if self.rooms.contains(index) {
@@ -325,7 +326,7 @@ fn note_wanted(encodings: &mut Vec<EncodingWanted>, rid: Option<Rid>, active: bo
     }
 }
 
-fn described(info: &LayerInfo) -> message::Layer {
+pub(super) fn described(info: &LayerInfo) -> message::Layer {
     message::Layer {
         rid: info.rid,
         spatial: info.layer.spatial,

@@ -12,6 +12,7 @@
 //! - `media`: datagrams, forwarding, negotiation of what a participant receives
 //! - `control`: who speaks, and what of each track everybody gets
 //! - `presence`: who is lost, back, or gone
+//! - `stats`: how good everybody's connection is
 //! - `data`: messages on data channels
 //! - `signaling`: what a message of a client does
 
@@ -22,6 +23,7 @@ pub mod directory;
 mod media;
 mod presence;
 mod signaling;
+mod stats;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -42,6 +44,7 @@ use crate::config::Config;
 use crate::metrics::WorkerMetrics;
 use crate::p2p::P2p;
 use crate::peer::{Peer, PeerConfig, Sink, Transmit};
+use crate::quality::{self, Meter};
 use crate::room::{LeaveReason, Room};
 use crate::sfu::allocate::{Allocator, Caps, Current};
 use crate::sfu::speaker::Speakers;
@@ -132,6 +135,7 @@ pub struct Shard {
     forwards: Vec<Forward>,
     allocator: Allocator<usize>,
     layers: Vec<LayerInfo>,
+    ratings: Vec<quality::Event>,
     outputs: VecDeque<Output>,
     transmits: VecDeque<Transmit>,
 }
@@ -166,6 +170,8 @@ struct Participant {
     candidates: usize,
     restart_wanted: bool,
     presence: Presence,
+    meter: Meter,
+    assess_at: Instant,
     /// What a client shows to go on after its socket was lost. `None`: it has no use for one.
     resume_token: Option<Box<str>>,
     /// Messages on data channels.
@@ -315,6 +321,7 @@ impl Shard {
             forwards: Vec::new(),
             allocator: Allocator::default(),
             layers: Vec::new(),
+            ratings: Vec::new(),
             outputs: VecDeque::new(),
             transmits: VecDeque::new(),
         }

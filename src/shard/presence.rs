@@ -12,7 +12,7 @@ use crate::peer::Peer;
 use crate::room::LeaveReason;
 use crate::signal::message::{self, UserUpdated};
 
-/// Why a participant is thought lost.
+/// What is known of a participant's presence.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Presence {
     /// Since when its socket is closed; never for those who need none.
@@ -22,6 +22,11 @@ pub(super) struct Presence {
 }
 
 impl Presence {
+    /// The others think it lost.
+    pub(super) fn is_told(&self) -> bool {
+        self.told
+    }
+
     fn is_lost(&self, participant: &Participant, now: Instant) -> bool {
         self.socket_lost.is_some() || participant.silence(now) >= SILENT_AFTER
     }

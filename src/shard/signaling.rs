@@ -16,6 +16,7 @@ use crate::config::EncodingConfig;
 use crate::ice_servers::ice_servers;
 use crate::p2p::{self, P2p};
 use crate::peer::{Change, NegotiationError, Peer};
+use crate::quality::Meter;
 use crate::room::{self, Event, Joiner, Kind, LeaveReason, Room, TrackMeta};
 use crate::sfu::allocate::{Caps, Quality};
 use crate::sfu::speaker::Speakers;
@@ -131,7 +132,13 @@ impl Shard {
                 Ok(())
             }
             Body::Token(token) => self.renew(now, conn, key, &token),
-            Body::Stats => Err((ErrorCode::NotAvailable, "connection statistics are not available yet".into())),
+            Body::Stats => {
+                let Some(stats) = self.connection_stats(now, key) else { return Ok(()) };
+                let room = self.participant(key).map(|p| &self.rooms[p.room].id);
+                let text = message::encode("stats", room, Some("sfu"), id, stats);
+                self.send(conn, text);
+                Ok(())
+            }
             Body::Moderation(what) => Err((ErrorCode::NotAvailable, format!("{what} is not available yet"))),
         }
     }
@@ -319,6 +326,8 @@ impl Shard {
             candidates: 0,
             restart_wanted: false,
             presence: Presence::default(),
+            meter: Meter::default(),
+            assess_at: now,
             resume_token: Some(resume_token()),
             messages: TokenBucket::new(now, MESSAGES_PER_SECOND, MESSAGES_BURST),
             handshake_until: None,
