@@ -533,6 +533,7 @@ pub fn sfu_switch(data: &[u8]) {
                 }
             }
         }
+        sfu.handle_timeout(now);
         while sfu.poll_keyframe_request(now).is_some() {}
         assert!(sfu.poll_timeout().is_none_or(|at| at > now), "all that was due has been polled");
     }

@@ -1,11 +1,13 @@
-//! What a payload says about itself without being decoded: where key frames start, and VP8's counters.
+//! What a payload says about itself without being decoded: where key frames start, layers, sizes and counters.
 //!
-//! Works on the payload descriptors alone, which end-to-end encryption leaves clear. Every read is bounds-checked; bytes
-//! that make no sense are never a key frame. VP8: RFC 7741 §4.2. VP9: RFC 9628 §4.2. H.264: RFC 6184 §5. AV1: the AV1
-//! RTP payload specification of AOMedia, §4.4.
+//! Works on what end-to-end encryption leaves clear: the payload descriptors, and the first octets of a VP8 key frame. Every
+//! read is bounds-checked; bytes that make no sense are never a key frame. VP8: RFC 7741 §4.2 and RFC 6386 §9.1. VP9:
+//! [`vp9`]. H.264: [`h264`]. AV1: the AV1 RTP payload specification of AOMedia, §4.4.
 
 use str0m::format::Codec;
 use str0m::rtp::Vp8Descriptor;
+
+use super::{h264, vp9};
 
 /// The facts of one video payload that forwarding needs.
 #[derive(Debug, Clone, Copy)]
@@ -14,119 +16,109 @@ pub struct Inspection {
     pub keyframe_start: bool,
     /// VP8's descriptor; `None` for the other codecs.
     pub vp8: Option<Vp8Fields>,
+    /// VP9's descriptor; `None` for the other codecs, and when it is cut short.
+    pub vp9: Option<vp9::Descriptor>,
+    /// Width and height, when the codec's own header has them in the clear (VP8, H.264).
+    pub size: Option<(u16, u16)>,
+    /// The same by spatial layer, when VP9's descriptor has them.
+    pub sizes: Option<vp9::Sizes>,
 }
 
-/// The counters in a VP8 descriptor and where they are.
+impl Inspection {
+    fn of(keyframe_start: bool) -> Self {
+        Inspection { keyframe_start, vp8: None, vp9: None, size: None, sizes: None }
+    }
+}
+
+/// What a VP8 descriptor says.
 #[derive(Debug, Clone, Copy)]
 pub struct Vp8Fields {
     pub descriptor: Vp8Descriptor,
     /// The picture id takes 15 bits (else 7). Meaningless without a picture id.
     pub picture_id_is_long: bool,
+    /// The first packet of a picture.
+    pub starts: bool,
+    /// N: no other picture needs this one.
+    pub is_discardable: bool,
+    /// TID; 0 when there is none.
+    pub temporal: u8,
+    /// Y: the picture needs nothing but the base layer's latest.
+    pub is_sync: bool,
 }
 
 /// The payload's descriptor is cut short or contradicts itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Malformed;
 
-/// Inspects one video payload. Only VP8 can be [`Malformed`]: its counters are rewritten, the others pass untouched.
+/// Inspects one video payload. Only VP8 can be [`Malformed`]: a descriptor without a frame behind it helps nobody.
 ///
 /// A codec that is not known here never starts a key frame, so it is never forwarded.
 pub fn inspect(codec: Codec, payload: &[u8]) -> Result<Inspection, Malformed> {
-    let keyframe_start = match codec {
-        Codec::Vp8 => return inspect_vp8(payload),
-        Codec::Vp9 => vp9_starts_keyframe(payload).unwrap_or(false),
-        Codec::H264 => h264_starts_keyframe(payload).unwrap_or(false),
-        Codec::Av1 => av1_starts_keyframe(payload).unwrap_or(false),
-        _ => false,
-    };
-    Ok(Inspection { keyframe_start, vp8: None })
+    match codec {
+        Codec::Vp8 => inspect_vp8(payload),
+        Codec::Vp9 => {
+            let Some((vp9, sizes)) = vp9::Descriptor::parse(payload) else { return Ok(Inspection::of(false)) };
+            Ok(Inspection { vp9: Some(vp9), sizes, ..Inspection::of(vp9.starts_keyframe()) })
+        }
+        Codec::H264 => {
+            let facts = h264::inspect(payload).unwrap_or_default();
+            Ok(Inspection { size: facts.size, ..Inspection::of(facts.keyframe_start) })
+        }
+        Codec::Av1 => Ok(Inspection::of(av1_starts_keyframe(payload).unwrap_or(false))),
+        _ => Ok(Inspection::of(false)),
+    }
 }
 
 fn inspect_vp8(payload: &[u8]) -> Result<Inspection, Malformed> {
     let descriptor = Vp8Descriptor::parse(payload).map_err(|_| Malformed)?;
     let keyframe_start = descriptor.starts_keyframe(payload);
-    // The picture id, when there is one, is the third octet; its top bit M announces a second octet.
-    let picture_id_is_long = payload.get(2).is_some_and(|octet| octet & 0x80 != 0);
-    Ok(Inspection { keyframe_start, vp8: Some(Vp8Fields { descriptor, picture_id_is_long }) })
+    let (temporal, is_sync, length) = vp8_layer(payload).ok_or(Malformed)?;
+    let flags = payload.first().copied().unwrap_or(0);
+    let fields = Vp8Fields {
+        descriptor,
+        // The picture id, when there is one, is the third octet; its top bit M announces a second octet.
+        picture_id_is_long: payload.get(2).is_some_and(|octet| octet & 0x80 != 0),
+        starts: flags & 0x17 == 0x10,
+        is_discardable: flags & 0x20 != 0,
+        temporal,
+        is_sync,
+    };
+    let size = if keyframe_start { payload.get(length..).and_then(vp8_size) } else { None };
+    Ok(Inspection { vp8: Some(fields), size, ..Inspection::of(keyframe_start) })
 }
 
-/// B = 1, P = 0, spatial layer 0, and the descriptor leaves at least one octet of frame. `None`: cut short.
-fn vp9_starts_keyframe(payload: &[u8]) -> Option<bool> {
-    const I: u8 = 0x80;
-    const P: u8 = 0x40;
-    const L: u8 = 0x20;
-    const F: u8 = 0x10;
-    const B: u8 = 0x08;
-    const V: u8 = 0x02;
-
+/// TID, Y, and the length of the descriptor. `None`: cut short.
+fn vp8_layer(payload: &[u8]) -> Option<(u8, bool, usize)> {
     let mut reader = Reader::new(payload);
-    let flags = reader.octet()?;
-    if flags & B == 0 || flags & P != 0 {
-        return Some(false);
-    }
-    if flags & I != 0 && reader.octet()? & 0x80 != 0 {
-        reader.octet()?;
-    }
-    if flags & L != 0 {
-        let layer = reader.octet()?;
-        let spatial = (layer >> 1) & 0x07;
-        let depends_on_lower = layer & 0x01 != 0;
-        if spatial != 0 || depends_on_lower {
-            return Some(false);
+    let (mut temporal, mut is_sync) = (0, false);
+    if reader.octet()? & 0x80 != 0 {
+        let present = reader.octet()?;
+        if present & 0x80 != 0 && reader.octet()? & 0x80 != 0 {
+            reader.octet()?;
         }
-        if flags & F == 0 {
-            reader.octet()?; // TL0PICIDX
+        if present & 0x40 != 0 {
+            reader.octet()?;
         }
-    }
-    // Reference indices (F and P) cannot be here, since P is 0.
-    if flags & V != 0 {
-        skip_vp9_scalability_structure(&mut reader)?;
-    }
-    Some(reader.remaining() > 0)
-}
-
-fn skip_vp9_scalability_structure(reader: &mut Reader<'_>) -> Option<()> {
-    let head = reader.octet()?;
-    let spatial_layers = usize::from(head >> 5) + 1;
-    if head & 0x10 != 0 {
-        reader.skip(spatial_layers * 4)?;
-    }
-    if head & 0x08 != 0 {
-        for _ in 0..reader.octet()? {
-            let picture = reader.octet()?;
-            reader.skip(usize::from((picture >> 2) & 0x03))?;
-        }
-    }
-    Some(())
-}
-
-/// A single SPS or IDR NAL unit, an aggregate (STAP-A) that holds one, or the first fragment (FU-A) of one.
-fn h264_starts_keyframe(payload: &[u8]) -> Option<bool> {
-    const IDR: u8 = 5;
-    const SPS: u8 = 7;
-    const STAP_A: u8 = 24;
-    const FU_A: u8 = 28;
-
-    let mut reader = Reader::new(payload);
-    let starts = |nal_type: u8| nal_type == IDR || nal_type == SPS;
-    match reader.octet()? & 0x1f {
-        STAP_A => {
-            while reader.remaining() > 0 {
-                let size = usize::from(reader.octet()?) << 8 | usize::from(reader.octet()?);
-                let nal = reader.take(size)?;
-                if starts(nal.first()? & 0x1f) {
-                    return Some(true);
-                }
+        if present & 0x30 != 0 {
+            let octet = reader.octet()?;
+            // T announces TID and Y; K alone leaves both out.
+            if present & 0x20 != 0 {
+                (temporal, is_sync) = (octet >> 6, octet & 0x20 != 0);
             }
-            Some(false)
         }
-        FU_A => {
-            let head = reader.octet()?;
-            let start = head & 0x80 != 0;
-            Some(start && starts(head & 0x1f) && reader.remaining() > 0)
-        }
-        nal_type => Some(starts(nal_type) && reader.remaining() > 0),
     }
+    Some((temporal, is_sync, payload.len() - reader.remaining()))
+}
+
+/// Width and height of a key frame: behind the frame tag and the start code, 14 bits each.
+fn vp8_size(frame: &[u8]) -> Option<(u16, u16)> {
+    let [_, _, _, 0x9d, 0x01, 0x2a, width_low, width_high, height_low, height_high] = *frame.first_chunk::<10>()?
+    else {
+        return None;
+    };
+    let read = |low, high| u16::from_le_bytes([low, high]) & 0x3fff;
+    let size = (read(width_low, width_high), read(height_low, height_high));
+    (size.0 > 0 && size.1 > 0).then_some(size)
 }
 
 /// N = 1 (first packet of a coded video sequence), Z = 0 (no continued OBU), and a first OBU element that is whole and sane.
@@ -152,32 +144,37 @@ fn av1_starts_keyframe(payload: &[u8]) -> Option<bool> {
 }
 
 /// Reads octets; every method is `None` past the end.
-struct Reader<'a> {
+pub(super) struct Reader<'a> {
     rest: &'a [u8],
 }
 
 impl<'a> Reader<'a> {
-    fn new(bytes: &'a [u8]) -> Self {
+    pub fn new(bytes: &'a [u8]) -> Self {
         Reader { rest: bytes }
     }
 
-    fn remaining(&self) -> usize {
+    pub fn remaining(&self) -> usize {
         self.rest.len()
     }
 
-    fn octet(&mut self) -> Option<u8> {
+    pub fn octet(&mut self) -> Option<u8> {
         let (first, rest) = self.rest.split_first()?;
         self.rest = rest;
         Some(*first)
     }
 
-    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+    /// Most significant octet first.
+    pub fn u16(&mut self) -> Option<u16> {
+        Some(u16::from_be_bytes([self.octet()?, self.octet()?]))
+    }
+
+    pub fn take(&mut self, count: usize) -> Option<&'a [u8]> {
         let (head, rest) = self.rest.split_at_checked(count)?;
         self.rest = rest;
         Some(head)
     }
 
-    fn skip(&mut self, count: usize) -> Option<()> {
+    pub fn skip(&mut self, count: usize) -> Option<()> {
         self.take(count).map(|_| ())
     }
 
@@ -240,6 +237,29 @@ mod tests {
         assert!(long.picture_id_is_long && long.descriptor.picture_id() == Some(0x1122));
         let short = inspect(Codec::Vp8, &[0x90, 0x80, 0x11, 0x00]).unwrap().vp8.unwrap();
         assert!(!short.picture_id_is_long && short.descriptor.picture_id() == Some(0x11));
+    }
+
+    #[test]
+    fn vp8_layers_and_sizes() {
+        // Payload, temporal layer, sync, first packet of the picture, discardable, size.
+        type Row<'a> = (&'a [u8], u8, bool, bool, bool, Option<(u16, u16)>);
+        let rows: &[Row<'_>] = &[
+            (&[0x10, 0x01], 0, false, true, false, None),
+            (&[0x11, 0x01], 0, false, false, false, None),
+            (&[0xb0, 0xe0, 0x80, 0x01, 0x02, 0xa0, 0x01], 2, true, true, true, None),
+            (&[0x80, 0x20, 0x40, 0x01], 1, false, false, false, None),
+            (&[0x90, 0x10, 0xff, 0x01], 0, false, true, false, None),
+            (&[0x10, 0x10, 0, 0, 0x9d, 0x01, 0x2a, 0x80, 0x02, 0xe0, 0x41, 0], 0, false, true, false, Some((640, 480))),
+            (&[0x10, 0x10, 0, 0, 0x9d, 0x01, 0x2b, 0x80, 0x02, 0xe0, 0x01], 0, false, true, false, None),
+            (&[0x10, 0x10, 0, 0, 0x9d, 0x01, 0x2a, 0x80, 0x02, 0xe0], 0, false, true, false, None),
+            (&[0x10, 0x11, 0, 0, 0x9d, 0x01, 0x2a, 0x80, 0x02, 0xe0, 0x01], 0, false, true, false, None),
+        ];
+        for (payload, temporal, is_sync, starts, is_discardable, size) in rows {
+            let inspection = inspect(Codec::Vp8, payload).unwrap();
+            let fields = inspection.vp8.unwrap();
+            let got = (fields.temporal, fields.is_sync, fields.starts, fields.is_discardable, inspection.size);
+            assert_eq!(got, (*temporal, *is_sync, *starts, *is_discardable, *size), "{payload:02x?}");
+        }
     }
 
     #[test]

@@ -22,14 +22,28 @@
 //! See RFC 8853 (simulcast), RFC 7741 §4.2 (VP8 counters), RFC 6464 (audio level).
 
 pub mod allocate;
+pub mod bits;
+mod cache;
+mod choose;
 pub mod codec;
+mod demand;
 pub mod dependency;
+mod encoding;
+mod frame;
+mod h264;
+mod held;
 pub mod keyframe;
 pub mod layer;
+mod layout;
 pub mod level;
+mod numbering;
+mod rate;
 pub mod rewrite;
+mod select;
 pub mod speaker;
+mod subscription;
 mod track;
+pub mod vp9;
 
 #[cfg(test)]
 mod tests;
@@ -125,6 +139,13 @@ pub struct SfuConfig {
     pub keyframe_high: Duration,
     /// Encodings per track; packets of more are dropped.
     pub encodings_max: usize,
+    /// Octets kept of each encoding since its last key frame, for those who come later. A group that grows larger is dropped,
+    /// and who comes then has to wait for the publisher.
+    pub cache_max: usize,
+    /// A track's encodings are all wanted for so long, so that its layers can be learned.
+    pub learning: Duration,
+    /// An encoding that nobody watches for so long may stop. Shorter makes it stop and go with every change of the picture.
+    pub unwanted_after: Duration,
     /// Octets of payload; larger ones are dropped, since they do not fit a datagram after encryption.
     pub payload_max: usize,
     /// Of the numbers that slots start with. Give each room another one.
@@ -137,6 +158,9 @@ impl Default for SfuConfig {
             keyframe_low: Duration::from_millis(200),
             keyframe_high: Duration::from_millis(500),
             encodings_max: 3,
+            cache_max: 256 * 1024,
+            learning: Duration::from_secs(10),
+            unwanted_after: Duration::from_secs(5),
             payload_max: 1400,
             seed: 0,
         }
@@ -160,6 +184,8 @@ pub struct Counters {
     pub dropped_late: u64,
     /// A subscription waits for a key frame and this is none.
     pub dropped_no_keyframe: u64,
+    /// Of a layer that a subscription is not to get.
+    pub dropped_layer: u64,
     /// A track that is not published, or an encoding too many.
     pub dropped_unknown: u64,
     pub keyframe_requests_sent: u64,
@@ -167,6 +193,8 @@ pub struct Counters {
     pub keyframe_requests_merged: u64,
     /// A slot that had sent something changed its source.
     pub switches: u64,
+    /// A slot started with a key frame that was kept.
+    pub replays: u64,
 }
 
 /// The forwarding of one room.
@@ -180,6 +208,8 @@ pub struct Sfu {
     listed: Vec<TrackId>,
     /// The last answer of [`Sfu::loudest`].
     speakers: Vec<TrackId>,
+    /// When to look at what only time changes; `None` while nothing moves.
+    check_at: Option<Instant>,
     /// The latest `now`, for the commands that bring none.
     clock: Option<Instant>,
     /// Bounded by what can change between two polls: each slot and track is in it at most a few times.
@@ -204,6 +234,7 @@ impl Sfu {
             slots: FxHashMap::default(),
             listed: Vec::new(),
             speakers: Vec::new(),
+            check_at: None,
             clock: None,
             events: VecDeque::new(),
             counters: Counters::default(),
@@ -233,10 +264,9 @@ impl Sfu {
     /// Stops forwarding at once, or allows it again: video goes on at a key frame, which is asked for.
     pub fn set_muted(&mut self, track: TrackId, muted: bool) {
         let Some(found) = self.tracks.get_mut(&track) else { return };
-        if found.muted != muted {
+        if found.is_muted() != muted {
             found.set_muted(self.clock, muted);
-            found.list(track, &self.config, &mut self.listed);
-            found.report(track, &mut self.events);
+            self.settle(track);
         }
     }
 
@@ -268,26 +298,20 @@ impl Sfu {
             return false;
         };
         found.subscribe(now, slot, rewriter, target);
-        found.list(track, &self.config, &mut self.listed);
+        found.replay(now, slot, replay_max, &mut self.counters, out);
         self.slots.insert(slot, Place::In(track));
+        self.settle(track);
         true
     }
 
     /// What a slot is to be sent of the track it carries. What it is sent moves there as soon as the receiver can follow.
-    pub fn set_target(
-        &mut self,
-        now: Instant,
-        slot: Slot,
-        target: Target,
-        _replay_max: usize,
-        _out: &mut Vec<Forward>,
-    ) {
+    pub fn set_target(&mut self, now: Instant, slot: Slot, target: Target, replay_max: usize, out: &mut Vec<Forward>) {
         self.clock = Some(now);
         let Some(id) = self.subscribed(slot) else { return };
         let Some(track) = self.tracks.get_mut(&id) else { return };
         track.set_target(now, slot, target);
-        track.list(id, &self.config, &mut self.listed);
-        track.report(id, &mut self.events);
+        track.replay(now, slot, replay_max, &mut self.counters, out);
+        self.settle(id);
     }
 
     /// Appends what can be chosen of a track: ascending by resolution, then by frame rate.
@@ -305,6 +329,27 @@ impl Sfu {
     /// To be called at [`poll_timeout`](Self::poll_timeout).
     pub fn handle_timeout(&mut self, now: Instant) {
         self.clock = Some(now);
+        if self.check_at.is_none_or(|at| at > now) {
+            return;
+        }
+        self.check_at = None;
+        for (id, track) in &mut self.tracks {
+            if track.check(now) {
+                self.check_at = Some(now + CHECK_INTERVAL);
+            }
+            track.report(*id, now, &self.config, &mut self.events);
+            track.list(*id, &self.config, &mut self.listed);
+        }
+    }
+
+    /// After something happened to a track: what follows from that for the room.
+    fn settle(&mut self, id: TrackId) {
+        let (Some(now), Some(track)) = (self.clock, self.tracks.get_mut(&id)) else { return };
+        track.report(id, now, &self.config, &mut self.events);
+        track.list(id, &self.config, &mut self.listed);
+        if track.kind.is_video() {
+            self.check_at.get_or_insert(now + CHECK_INTERVAL);
+        }
     }
 
     /// What happened, oldest first; to be asked until `None` after every input.
@@ -315,16 +360,19 @@ impl Sfu {
     /// The slot carries nothing. Its numbering is kept for the next subscription.
     pub fn unsubscribe(&mut self, slot: Slot) {
         let Some(Place::In(track)) = self.slots.get(&slot) else { return };
-        let rewriter = self.tracks.get_mut(track).and_then(|track| track.unsubscribe(slot));
+        let now = self.clock;
+        let rewriter = self.tracks.get_mut(track).and_then(|track| track.unsubscribe(now, slot));
         let rewriter = rewriter.expect("a slot that is in a track is one of its subscriptions");
+        let track = *track;
         self.slots.insert(slot, Place::Parked(rewriter));
+        self.settle(track);
     }
 
     /// Forgets all slots of a participant, with their numberings. Their tracks are unpublished by the caller.
     ///
     /// Also to be called when a participant's connection is replaced: new SRTP keys need numbers from the start.
     pub fn remove_participant(&mut self, participant: ParticipantKey) {
-        let tracks = &mut self.tracks;
+        let (now, tracks) = (self.clock, &mut self.tracks);
         self.slots.retain(|slot, place| {
             if slot.participant != participant {
                 return true;
@@ -332,7 +380,7 @@ impl Sfu {
             if let Place::In(track) = place
                 && let Some(track) = tracks.get_mut(track)
             {
-                track.unsubscribe(*slot);
+                track.unsubscribe(now, *slot);
             }
             false
         });
@@ -364,8 +412,7 @@ impl Sfu {
             return;
         }
         track.handle_rtp(now, &packet, &self.config, &mut self.counters, out);
-        track.list(packet.track, &self.config, &mut self.listed);
-        track.report(packet.track, &mut self.events);
+        self.settle(packet.track);
     }
 
     /// A subscriber sent PLI or FIR.
@@ -375,7 +422,7 @@ impl Sfu {
         let Some(track) = self.tracks.get_mut(&id) else { return };
         let merged = track.request_keyframe(now, slot) == Some(false);
         self.counters.keyframe_requests_merged += u64::from(merged);
-        track.list(id, &self.config, &mut self.listed);
+        self.settle(id);
     }
 
     /// A key-frame request that is due; to be asked until `None`, after every input and at [`poll_timeout`](Self::poll_timeout).
@@ -401,8 +448,14 @@ impl Sfu {
         None
     }
 
-    /// When [`poll_keyframe_request`](Self::poll_keyframe_request) has something to say; `None`: not before another input.
+    /// When to call [`handle_timeout`](Self::handle_timeout) and to poll; `None`: not before another input.
     pub fn poll_timeout(&self) -> Option<Instant> {
+        let keyframe = self.keyframe_due();
+        keyframe.into_iter().chain(self.check_at).min()
+    }
+
+    /// When [`poll_keyframe_request`](Self::poll_keyframe_request) has something to say.
+    fn keyframe_due(&self) -> Option<Instant> {
         let tracks = self.listed.iter().filter_map(|id| self.tracks.get(id));
         tracks.filter_map(|track| track.keyframe_due(&self.config)).min()
     }
@@ -437,5 +490,7 @@ impl Sfu {
     }
 }
 
+/// How often to look at what only time changes: silence, and demand. Shorter costs idle rooms, longer reports later.
+const CHECK_INTERVAL: Duration = Duration::from_millis(250);
 /// How much louder than one of the loudest somebody has to be to take the place. Less flickers, more is deaf to a quiet voice.
 const LOUDEST_MARGIN_DB: i16 = 6;

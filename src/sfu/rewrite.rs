@@ -1,17 +1,20 @@
 //! One outgoing numbering per slot, whatever source feeds it: sequence numbers, timestamps and VP8's counters.
 //!
 //! A receiver sees one SSRC for ever and must see one continuous stream on it. Within a source every number keeps its
-//! distance, so gaps stay gaps (and can be NACKed) and a late packet gets the number that was left for it.
+//! distance, so gaps stay gaps (and can be NACKed) and a late packet gets the number that was left for it. What is withheld
+//! from the slot on purpose leaves no gap: what follows moves down.
 //!
 //! Invariants: an outgoing sequence number belongs to one packet only (SRTP forbids anything else, RFC 3711 §9.1), and the
 //! first one is below 2^15, because a receiver starts with rollover counter 0 (RFC 3711 §3.3.1).
 //! See RFC 3550 §5.1, RFC 7741 §4.2.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use str0m::rtp::{SeqNo, Vp8Patch};
 
 use super::codec::Vp8Fields;
+use super::vp9;
 
 /// The numbers of one incoming packet.
 #[derive(Debug, Clone, Copy)]
@@ -24,6 +27,9 @@ pub struct Numbers {
     pub clock_rate: u32,
     pub arrival: Instant,
     pub vp8: Option<Vp8Fields>,
+    pub vp9: Option<vp9::Descriptor>,
+    /// Of the dependency descriptor.
+    pub frame_number: Option<u16>,
 }
 
 /// The numbers of one outgoing packet.
@@ -33,6 +39,10 @@ pub struct Rewritten {
     pub time: u32,
     /// `None` when the payload goes out as it came.
     pub vp8_patch: Option<Vp8Patch>,
+    /// Picture id and TL0PICIDX for a VP9 descriptor; `None` when the payload goes out as it came.
+    pub vp9_patch: Option<(Option<u16>, Option<u8>)>,
+    /// `None` when the dependency descriptor goes out as it came.
+    pub frame_number: Option<u16>,
 }
 
 /// The outgoing numbering of one slot.
@@ -48,6 +58,9 @@ pub struct Rewriter {
     picture_id: Counter,
     tl0_pic_idx: Counter,
     key_idx: Counter,
+    frame_number: Counter,
+    /// How far time is ahead of what the clock says, in ticks: replays have to fit in. Taken back at changes of the source.
+    lead: u32,
 }
 
 /// How the present source's numbers become ours.
@@ -58,6 +71,12 @@ struct Source {
     seq_out: u64,
     /// To be added.
     time: u32,
+    /// One above the highest number that was sent or withheld.
+    next: u64,
+    withheld: Withheld,
+    /// The time that each replayed picture was given, in order, and the number from which on `time` counts.
+    replayed: Vec<(u32, u32)>,
+    live_from: u64,
 }
 
 impl Rewriter {
@@ -70,6 +89,8 @@ impl Rewriter {
             picture_id: Counter::default(),
             tl0_pic_idx: Counter::default(),
             key_idx: Counter::default(),
+            frame_number: Counter::default(),
+            lead: 0,
         }
     }
 
@@ -82,16 +103,47 @@ impl Rewriter {
     ///
     /// It follows the last one directly: the next sequence number, and as much later as it arrived later.
     pub fn attach(&mut self, first: &Numbers) {
-        let time = match self.newest {
-            None => self.time_first,
-            Some((time, arrival)) => {
-                time.wrapping_add(ticks(first.arrival.saturating_duration_since(arrival), first.clock_rate))
-            }
-        };
-        self.source = Some(Source { seq_in: first.seq, seq_out: self.seq_next, time: time.wrapping_sub(first.time) });
+        let time = self.time_of(first, 1);
+        self.attach_at(first, time, Vec::new(), first.seq);
+    }
+
+    /// The same where the first packets were kept: the pictures before the newest one get times that end just before its, one
+    /// millisecond apart, so that the receiver does not take their age for delay.
+    ///
+    /// `pictures`: the times of all of them in order. `newest`: the first packet of the last one.
+    pub fn attach_replay(&mut self, first: &Numbers, pictures: &[u32], newest: &Numbers) {
+        let step = (newest.clock_rate / 1000).max(1);
+        let earlier = pictures.get(..pictures.len().saturating_sub(1)).unwrap_or(&[]);
+        let span = u32::try_from(earlier.len()).unwrap_or(u32::MAX).saturating_mul(step);
+        let time = self.time_of(newest, span.saturating_add(1));
+        let back = (0..earlier.len() as u32).rev().map(|n| time.wrapping_sub((n + 1).wrapping_mul(step)));
+        let replayed = earlier.iter().copied().zip(back).collect();
+        self.attach_at(first, time.wrapping_sub(newest.time).wrapping_add(first.time), replayed, newest.seq);
+    }
+
+    /// The outgoing time for a packet that follows what was sent, at least `least` ticks later.
+    fn time_of(&mut self, packet: &Numbers, least: u32) -> u32 {
+        let Some((time, arrival)) = self.newest else { return self.time_first };
+        let elapsed = ticks(packet.arrival.saturating_duration_since(arrival), packet.clock_rate);
+        let later = elapsed.saturating_sub(self.lead).max(least);
+        self.lead = self.lead.saturating_add(later).saturating_sub(elapsed.max(1));
+        time.wrapping_add(later)
+    }
+
+    fn attach_at(&mut self, first: &Numbers, time: u32, replayed: Vec<(u32, u32)>, live_from: u64) {
+        self.source = Some(Source {
+            seq_in: first.seq,
+            seq_out: self.seq_next,
+            time: time.wrapping_sub(first.time),
+            next: first.seq,
+            withheld: Withheld::default(),
+            replayed,
+            live_from,
+        });
         self.picture_id.detach();
         self.tl0_pic_idx.detach();
         self.key_idx.detach();
+        self.frame_number.detach();
     }
 
     /// No source until the next [`attach`](Self::attach); what comes until then is dropped.
@@ -106,15 +158,48 @@ impl Rewriter {
     pub fn is_out_of_reach(&self, packet: &Numbers) -> bool {
         self.source.as_ref().is_some_and(|source| {
             let ahead = packet.seq.saturating_sub(source.seq_in);
-            ahead > (self.seq_next - source.seq_out).saturating_add(HOLE_MAX)
+            ahead > (self.seq_next - source.seq_out).saturating_add(source.withheld.count).saturating_add(HOLE_MAX)
         })
     }
 
-    /// `None` for a packet from before the switch, whose number belongs to the former source.
+    /// The number after the highest one that was sent or withheld. `None` without a source.
+    pub fn next_in(&self) -> Option<u64> {
+        self.source.as_ref().map(|source| source.next)
+    }
+
+    /// The packet is not for this slot: it takes no number. Only for the newest; a late one leaves the gap that it is.
+    pub fn withhold(&mut self, packet: &Numbers) {
+        let picture = packet.vp8.and_then(|fields| fields.descriptor.picture_id());
+        let Some(source) = &mut self.source else { return };
+        if packet.seq >= source.next {
+            source.next = packet.seq.saturating_add(1);
+            source.withheld.add(packet.seq, packet.seq);
+            if picture.is_some() && picture != source.withheld.picture {
+                source.withheld.picture = picture;
+                source.withheld.add_pictures(1);
+            }
+        }
+    }
+
+    /// What is missing up to the packet, which is newer, is not for this slot: so many whole pictures among it.
+    pub fn withhold_missing(&mut self, packet: &Numbers, pictures: u16) {
+        let Some(source) = &mut self.source else { return };
+        if packet.seq > source.next {
+            source.withheld.add(source.next, packet.seq - 1);
+            source.withheld.add_pictures(pictures);
+            source.next = packet.seq;
+        }
+    }
+
+    /// `None` for a packet from before the switch, whose number belongs to the former source, and for one whose place among
+    /// what was withheld is forgotten.
     pub fn rewrite(&mut self, packet: &Numbers) -> Option<Rewritten> {
-        let source = self.source.as_ref()?;
-        let seq = source.seq_out.checked_add(packet.seq.checked_sub(source.seq_in)?)?;
-        let time = packet.time.wrapping_add(source.time);
+        let source = self.source.as_mut()?;
+        let distance = packet.seq.checked_sub(source.seq_in)?;
+        let (withheld, pictures) = source.withheld.before(packet.seq)?;
+        let seq = source.seq_out.checked_add(distance)?.checked_sub(withheld)?;
+        let time = source.time_of(packet);
+        source.next = source.next.max(packet.seq.saturating_add(1));
 
         let is_newest = seq >= self.seq_next;
         if is_newest {
@@ -124,17 +209,24 @@ impl Rewriter {
                 self.newest = Some((time, packet.arrival));
             }
         }
-        let vp8_patch = packet.vp8.and_then(|fields| self.patch(&fields, is_newest));
-        Some(Rewritten { seq_no: seq.into(), time, vp8_patch })
+        let vp8_patch = packet.vp8.and_then(|fields| self.patch_vp8(&fields, pictures, is_newest));
+        let vp9_patch = packet.vp9.and_then(|fields| self.patch_vp9(&fields, is_newest));
+        let frame_number = packet.frame_number.and_then(|number| {
+            let out = self.frame_number.rewrite(number, u16::MAX, is_newest);
+            (out != number).then_some(out)
+        });
+        Some(Rewritten { seq_no: seq.into(), time, vp8_patch, vp9_patch, frame_number })
     }
 
-    fn patch(&mut self, fields: &Vp8Fields, is_newest: bool) -> Option<Vp8Patch> {
+    /// `pictures`: so many of the source were withheld before this one.
+    fn patch_vp8(&mut self, fields: &Vp8Fields, pictures: u16, is_newest: bool) -> Option<Vp8Patch> {
         let descriptor = &fields.descriptor;
         let mut patch = descriptor.patch();
         let mut changed = false;
         if let Some(value) = descriptor.picture_id() {
+            // A receiver waits for a picture whose id is left out, so what is withheld has none.
             let mask = if fields.picture_id_is_long { 0x7fff } else { 0x7f };
-            let out = self.picture_id.rewrite(value, mask, is_newest);
+            let out = self.picture_id.rewrite(value.wrapping_sub(pictures), mask, is_newest);
             patch = patch.picture_id(out);
             changed |= out != value;
         }
@@ -150,6 +242,88 @@ impl Rewriter {
         }
         // The values fit by their masks; were one refused, the receiver would be served best by the payload as it is.
         if changed { patch.build().ok() } else { None }
+    }
+
+    /// VP9's picture ids keep their gaps: a receiver finds the pattern of temporal layers by them.
+    fn patch_vp9(&mut self, fields: &vp9::Descriptor, is_newest: bool) -> Option<(Option<u16>, Option<u8>)> {
+        let mask = if fields.picture_id_is_long { 0x7fff } else { 0x7f };
+        let picture_id = fields.picture_id.map(|value| self.picture_id.rewrite(value, mask, is_newest));
+        let base = fields.tl0_pic_idx.map(|(value, _)| value);
+        let tl0_pic_idx = base.map(|value| self.tl0_pic_idx.rewrite(value.into(), 0xff, is_newest) as u8);
+        ((picture_id, tl0_pic_idx) != (fields.picture_id, base)).then_some((picture_id, tl0_pic_idx))
+    }
+}
+
+impl Source {
+    fn time_of(&self, packet: &Numbers) -> u32 {
+        if packet.seq < self.live_from {
+            let at_or_before = |(time, _): &&(u32, u32)| packet.time.wrapping_sub(*time).cast_signed() >= 0;
+            let picture = self.replayed.iter().rev().find(at_or_before).or(self.replayed.first());
+            if let Some((_, time)) = picture {
+                return *time;
+            }
+        }
+        packet.time.wrapping_add(self.time)
+    }
+}
+
+/// The numbers of a source that a slot was not given on purpose.
+#[derive(Debug, Default)]
+struct Withheld {
+    count: u64,
+    /// Whole pictures, by their VP8 picture ids.
+    pictures: u16,
+    /// The id of the latest of them.
+    picture: Option<u16>,
+    /// The latest, ascending; at most [`Withheld::RUNS`].
+    runs: VecDeque<Run>,
+    /// Older ones were dropped from `runs`.
+    is_forgetful: bool,
+}
+
+/// Numbers in a row, and how many were withheld up to their end.
+#[derive(Debug, Clone, Copy)]
+struct Run {
+    first: u64,
+    last: u64,
+    count: u64,
+    pictures: u16,
+}
+
+impl Withheld {
+    /// Two seconds at 60 pictures a second. What is later than that is of no use.
+    const RUNS: usize = 128;
+
+    fn add(&mut self, first: u64, last: u64) {
+        self.count += last - first + 1;
+        match self.runs.back_mut() {
+            Some(run) if run.last.checked_add(1) == Some(first) => {
+                run.last = last;
+                run.count = self.count;
+            }
+            _ => {
+                if self.runs.len() >= Withheld::RUNS {
+                    self.runs.pop_front();
+                    self.is_forgetful = true;
+                }
+                self.runs.push_back(Run { first, last, count: self.count, pictures: self.pictures });
+            }
+        }
+    }
+
+    fn add_pictures(&mut self, pictures: u16) {
+        self.pictures = self.pictures.wrapping_add(pictures);
+        if let Some(run) = self.runs.back_mut() {
+            run.pictures = self.pictures;
+        }
+    }
+
+    /// How many numbers and pictures were withheld before a number. `None`: so was this one, or it is forgotten.
+    fn before(&self, seq: u64) -> Option<(u64, u16)> {
+        match self.runs.iter().rev().find(|run| run.first <= seq) {
+            Some(run) => (seq > run.last).then_some((run.count, run.pictures)),
+            None => (!self.is_forgetful).then_some((0, 0)),
+        }
     }
 }
 
@@ -213,7 +387,7 @@ mod tests {
 
         fn numbers(&self, seq: u64, time: u32, ms: u64) -> Numbers {
             let arrival = self.start + Duration::from_millis(ms);
-            Numbers { seq, time, clock_rate: 90_000, arrival, vp8: None }
+            Numbers { seq, time, clock_rate: 90_000, arrival, vp8: None, vp9: None, frame_number: None }
         }
 
         fn attach(&mut self, seq: u64, time: u32, ms: u64) -> (u64, u32) {

@@ -160,6 +160,7 @@ impl Room {
 
     fn requests(&mut self) -> Vec<Option<&'static str>> {
         let mut all = Vec::new();
+        self.sfu.handle_timeout(self.now());
         while let Some(request) = self.sfu.poll_keyframe_request(self.now()) {
             assert_eq!(request.track, TRACK);
             let rid = request.rid.map(|rid| ["q", "h", "f"].into_iter().find(|r| Rid::from(*r) == rid).expect("known"));
@@ -170,7 +171,7 @@ impl Room {
     }
 
     fn timeout_ms(&self) -> Option<u64> {
-        self.sfu.poll_timeout().map(|at| at.saturating_duration_since(self.start).as_millis() as u64)
+        self.sfu.keyframe_due().map(|at| at.saturating_duration_since(self.start).as_millis() as u64)
     }
 }
 
@@ -867,6 +868,7 @@ fn random_weather() {
                 }
             }
             wire = rest;
+            room.sfu.handle_timeout(now);
             while let Some(request) = room.sfu.poll_keyframe_request(now) {
                 asked.push(request);
             }
@@ -918,7 +920,7 @@ fn arbitrary_packets_are_survived() {
     }
     let mut highest: HashMap<Slot, u64> = HashMap::new();
     let mut seq = 0_u64;
-    for _ in 0..60_000 {
+    for _ in 0..80_000 {
         room.ms += random.u64(0..200);
         seq = match random.u32(0..200) {
             0 => random.u64(..),
@@ -948,5 +950,6 @@ fn arbitrary_packets_are_survived() {
         while room.sfu.poll_keyframe_request(room.now()).is_some() {}
         room.sfu.loudest(room.now(), 3);
     }
-    assert!(room.sfu.counters().forwarded > 10_000 && room.sfu.counters().switches > 100);
+    let counters = room.sfu.counters();
+    assert!(counters.forwarded > 10_000 && counters.switches > 100, "{counters:?}");
 }

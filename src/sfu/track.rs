@@ -1,76 +1,69 @@
 //! One published track: its encodings as they are learned from packets, and the subscriptions that take it.
 //!
-//! Packets in; forwards and wishes for key frames out. Which encoding a subscription should get is decided in one place,
-//! [`select_target`].
+//! Packets in; forwards, wishes for key frames and events out. What a subscription should get is decided in [`choose`], what
+//! becomes of a packet in [`super::subscription`].
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use str0m::format::Codec;
-use str0m::media::{MediaKind, Pt, Rid};
-use str0m::rtp::ExtensionValues;
+use str0m::media::{MediaKind, Rid};
+use str0m::rtp::vla::VideoLayersAllocation;
 
-use super::codec::{self, Inspection};
-use super::keyframe::Throttle;
+use super::cache::Cached;
+use super::choose;
+use super::encoding::{Accepted, Encoding};
+use super::frame::Frame;
+use super::held::Content;
+use super::layout::Figures;
 use super::level::Level;
+use super::numbering::Refused;
 use super::rewrite::{Numbers, Rewriter};
-use crate::base::TrackId;
-
+use super::subscription::{Packet, SourceKey, Subscription};
 use super::{Counters, Event, Forward, Incoming, Layer, LayerInfo, SfuConfig, Slot, Target};
+use crate::base::TrackId;
 
 /// A published track.
 #[derive(Debug)]
 pub(super) struct Track {
     pub kind: MediaKind,
-    pub muted: bool,
     /// On the room's list of tracks that may want a key frame.
     pub is_listed: bool,
     pub level: Level,
     encodings: Vec<Encoding>,
     subscriptions: Vec<Subscription>,
+    is_muted: bool,
+    /// Since when, if it is and that is known.
+    muted_at: Option<Instant>,
+    /// When its first packet came.
+    born: Option<Instant>,
     /// The generation of the next source; see [`SourceKey`].
     next_generation: u32,
     select_at: Option<Instant>,
     /// Something may have changed that is to be reported.
     is_changed: bool,
-    encodings_reported: usize,
-}
-
-/// One subscriber's slot and what feeds it.
-#[derive(Debug)]
-pub(super) struct Subscription {
-    pub slot: Slot,
-    rewriter: Rewriter,
-    /// What is being forwarded. `None`: waiting for a start.
-    source: Option<SourceKey>,
-    /// The encoding that should be forwarded. `None`: no packet of the track was ever seen.
-    target: Option<usize>,
-    wish: Target,
-    /// The layer that was last reported.
-    reported: Option<Layer>,
-}
-
-/// A run of packets with one numbering: a restart of the encoding is another generation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct SourceKey {
-    encoding: usize,
-    generation: u32,
+    /// The layers as they were reported last, and room to compare with.
+    reported: Vec<LayerInfo>,
+    layers: Vec<LayerInfo>,
+    figures: Vec<Figures>,
 }
 
 impl Track {
     pub fn new(kind: MediaKind) -> Self {
         Track {
             kind,
-            muted: false,
             is_listed: false,
             level: Level::default(),
             encodings: Vec::new(),
             subscriptions: Vec::new(),
+            is_muted: false,
+            muted_at: None,
+            born: None,
             next_generation: 0,
             select_at: None,
             is_changed: false,
-            encodings_reported: 0,
+            reported: Vec::new(),
+            layers: Vec::new(),
+            figures: Vec::new(),
         }
     }
 
@@ -79,102 +72,118 @@ impl Track {
     }
 
     /// Adds a slot with the numbering it has had so far.
-    pub fn subscribe(&mut self, now: Instant, slot: Slot, mut rewriter: Rewriter, wish: Target) {
-        rewriter.detach();
-        self.subscriptions.push(Subscription { slot, rewriter, source: None, target: None, wish, reported: None });
+    pub fn subscribe(&mut self, now: Instant, slot: Slot, rewriter: Rewriter, target: Target) {
+        self.subscriptions.push(Subscription::new(slot, target, rewriter));
         self.select(now);
     }
 
-    pub fn set_target(&mut self, now: Instant, slot: Slot, wish: Target) {
+    pub fn set_target(&mut self, now: Instant, slot: Slot, target: Target) {
         let Some(subscription) = self.subscriptions.iter_mut().find(|s| s.slot == slot) else { return };
-        subscription.wish = wish;
-        if wish == Target::Paused {
+        subscription.target = target;
+        if target == Target::Paused {
             subscription.detach();
         }
         self.select(now);
     }
 
-    pub fn forwarding(&self, slot: Slot) -> Option<Layer> {
-        self.subscriptions.iter().find(|s| s.slot == slot)?.forwarding()
-    }
-
-    pub fn layers(&self, now: Instant, out: &mut Vec<LayerInfo>) {
-        let first = out.len();
-        for (index, encoding) in self.encodings.iter().enumerate().filter(|(_, e)| e.is_alive(now)) {
-            out.push(LayerInfo {
-                layer: Layer { encoding: index as u8, spatial: 0, temporal: 0 },
-                rid: encoding.rid,
-                bitrate: encoding.bitrate(),
-                width: 0,
-                height: 0,
-                framerate: 0,
-                is_live: true,
-            });
-        }
-        if let Some(added) = out.get_mut(first..) {
-            added.sort_by_key(|info| info.bitrate);
-        }
-    }
-
-    /// Says what changed since the last call.
-    pub fn report(&mut self, id: TrackId, events: &mut VecDeque<Event>) {
-        if !std::mem::take(&mut self.is_changed) {
+    /// Sends a slot that waits what is kept of its goal, or of the nearest encoding below.
+    pub fn replay(
+        &mut self,
+        now: Instant,
+        slot: Slot,
+        replay_max: usize,
+        counters: &mut Counters,
+        out: &mut Vec<Forward>,
+    ) {
+        if self.is_muted || self.kind.is_audio() {
             return;
         }
-        if self.kind.is_audio() {
-            return;
+        let Some(subscription) = self.subscriptions.iter_mut().find(|s| s.slot == slot) else { return };
+        let Some(goal) = subscription.goal.filter(|goal| subscription.waits_for(now, goal.encoding)) else { return };
+        let mut candidates = vec![goal.encoding];
+        if subscription.source().is_none() {
+            candidates.extend(choose::fallbacks(&self.encodings, goal, now));
         }
-        if self.encodings_reported != self.encodings.len() {
-            self.encodings_reported = self.encodings.len();
-            events.push_back(Event::LayersChanged { track: id });
-        }
-        for subscription in &mut self.subscriptions {
-            let layer = subscription.forwarding();
-            if subscription.reported != layer {
-                subscription.reported = layer;
-                events.push_back(Event::LayerChanged { slot: subscription.slot, track: id, layer });
+        for index in candidates {
+            let Some(encoding) = self.encodings.get(index).filter(|e| e.is_alive(now)) else { continue };
+            let key = SourceKey { encoding: index, generation: encoding.generation };
+            if subscription.replay(now, key, encoding, replay_max, counters, out) {
+                self.update_wishes(now);
+                return;
             }
         }
     }
 
-    /// Gives the slot's numbering back.
-    pub fn unsubscribe(&mut self, slot: Slot) -> Option<Rewriter> {
+    /// Gives the slot's numbering back. `now` is unknown only before there is anything to withdraw.
+    pub fn unsubscribe(&mut self, now: Option<Instant>, slot: Slot) -> Option<Rewriter> {
         let index = self.subscriptions.iter().position(|s| s.slot == slot)?;
         let subscription = self.subscriptions.swap_remove(index);
-        self.withdraw_wishes();
-        Some(subscription.rewriter)
+        if let Some(now) = now {
+            self.update_wishes(now);
+        }
+        Some(subscription.into_rewriter())
     }
 
     /// Gives all slots and their numberings back.
     pub fn into_slots(self) -> impl Iterator<Item = (Slot, Rewriter)> {
-        self.subscriptions.into_iter().map(|s| (s.slot, s.rewriter))
+        self.subscriptions.into_iter().map(|s| (s.slot, s.into_rewriter()))
     }
 
-    /// `now` is unknown only before anything was subscribed, when there is nothing to choose.
-    pub fn set_muted(&mut self, now: Option<Instant>, muted: bool) {
-        self.muted = muted;
-        self.is_changed = true;
+    pub fn is_muted(&self) -> bool {
+        self.is_muted
+    }
+
+    /// `now` is unknown only before anything was subscribed or arrived, when there is nothing to choose.
+    pub fn set_muted(&mut self, now: Option<Instant>, is_muted: bool) {
         self.level.clear();
-        if muted {
+        self.is_changed = true;
+        self.is_muted = is_muted;
+        let since = std::mem::replace(&mut self.muted_at, now.filter(|_| is_muted));
+        if is_muted {
             for subscription in &mut self.subscriptions {
                 subscription.detach();
             }
             for encoding in &mut self.encodings {
                 encoding.keyframe.clear();
+                encoding.held.clear();
+                // What was said before must not be heard by those who come later.
+                encoding.cache.clear();
             }
-        } else if let Some(now) = now {
-            self.select(now);
+            return;
         }
+        let Some(now) = now else { return };
+        for encoding in &mut self.encodings {
+            encoding.demand.forgive(now);
+            if since.is_some_and(|since| encoding.is_alive(since)) {
+                encoding.demand.expect(now);
+            }
+        }
+        self.select(now);
+    }
+
+    /// While the track is muted nothing is said about its encodings by their silence.
+    fn judged_at(&self, now: Instant) -> Instant {
+        self.muted_at.unwrap_or(now)
+    }
+
+    pub fn layers(&self, now: Instant, out: &mut Vec<LayerInfo>) {
+        if self.kind.is_video() {
+            choose::layers(&self.encodings, self.judged_at(now), &mut Vec::new(), out);
+        }
+    }
+
+    pub fn forwarding(&self, slot: Slot) -> Option<Layer> {
+        self.subscriptions.iter().find(|s| s.slot == slot)?.forwarding(&self.encodings)
     }
 
     /// `None` when there is nothing to ask: audio, muted, unknown slot, or a track that was never heard.
     /// `Some(false)` when the request was merged with one that waits.
     pub fn request_keyframe(&mut self, now: Instant, slot: Slot) -> Option<bool> {
-        if self.kind.is_audio() || self.muted {
+        if self.kind.is_audio() || self.is_muted {
             return None;
         }
         let subscription = self.subscriptions.iter().find(|s| s.slot == slot)?;
-        let index = subscription.source.map(|s| s.encoding).or(subscription.target)?;
+        let index = subscription.source().map(|s| s.encoding).or(subscription.goal.map(|goal| goal.encoding))?;
         Some(self.encodings.get_mut(index)?.keyframe.request(now))
     }
 
@@ -200,6 +209,56 @@ impl Track {
         Some(due)
     }
 
+    /// Looks at what only time changes. `true`: there is more to come.
+    pub fn check(&mut self, now: Instant) -> bool {
+        if self.kind.is_audio() || self.is_muted {
+            return false;
+        }
+        self.select(now);
+        // Of one that is gone or paused only a packet brings news.
+        self.encodings.iter().any(|e| e.is_alive(now) || e.demand.is_awaited(now))
+    }
+
+    /// Says what changed since the last call.
+    pub fn report(&mut self, id: TrackId, now: Instant, config: &SfuConfig, events: &mut VecDeque<Event>) {
+        if !std::mem::take(&mut self.is_changed) || self.kind.is_audio() {
+            return;
+        }
+        self.layers.clear();
+        choose::layers(&self.encodings, self.judged_at(now), &mut self.figures, &mut self.layers);
+        let shape = |info: &LayerInfo| (info.layer, info.rid, info.width, info.height, info.is_live);
+        // In whatever order: frame rates and bitrates change all the time.
+        self.layers.sort_unstable_by_key(|info| info.layer);
+        if !self.layers.iter().map(shape).eq(self.reported.iter().map(shape)) {
+            std::mem::swap(&mut self.layers, &mut self.reported);
+            events.push_back(Event::LayersChanged { track: id });
+        }
+        for subscription in &mut self.subscriptions {
+            let layer = subscription.forwarding(&self.encodings);
+            if subscription.reported != layer {
+                subscription.reported = layer;
+                events.push_back(Event::LayerChanged { slot: subscription.slot, track: id, layer });
+            }
+        }
+        self.report_demand(id, now, config, events);
+    }
+
+    fn report_demand(&mut self, id: TrackId, now: Instant, config: &SfuConfig, events: &mut VecDeque<Event>) {
+        let Some(born) = self.born.filter(|_| !self.is_muted) else { return };
+        for index in 0..self.encodings.len() {
+            let is_named = self.subscriptions.iter().any(|s| {
+                s.source().is_some_and(|source| source.encoding == index)
+                    || choose::names(&self.encodings, s.target, s.goal, index, now)
+            });
+            let Some(encoding) = self.encodings.get_mut(index) else { return };
+            let is_alive = encoding.is_alive(now);
+            let told = encoding.demand.update(now, is_named, is_alive, born + config.learning, config.unwanted_after);
+            if let Some(wanted) = told {
+                events.push_back(Event::EncodingWanted { track: id, rid: encoding.rid, wanted });
+            }
+        }
+    }
+
     pub fn handle_rtp(
         &mut self,
         now: Instant,
@@ -209,107 +268,154 @@ impl Track {
         out: &mut Vec<Forward>,
     ) {
         let is_video = self.kind.is_video();
+        self.born.get_or_insert(now);
         let Some(index) = self.encoding_of(now, packet, config) else {
             counters.dropped_unknown += 1;
             return;
         };
         let generation = self.next_generation;
         let Some(encoding) = self.encodings.get_mut(index) else { return };
+        let was_alive = encoding.is_alive(now);
         let accepted = encoding.accept(now, packet, is_video, generation);
         if encoding.generation == generation {
             // A numbering began: an encoding seen first, or one that started anew.
             self.next_generation = generation.wrapping_add(1);
             for subscription in &mut self.subscriptions {
-                if subscription.source.is_some_and(|s| s.encoding == index && s.generation != generation) {
+                if subscription.source().is_some_and(|s| s.encoding == index && s.generation != generation) {
                     subscription.detach();
                 }
             }
-            self.select(now);
+            self.select_at = None;
+        } else if !was_alive {
+            self.select_at = None;
         }
-        let Accepted { seq, is_newest } = match accepted {
+        let accepted = match accepted {
             Ok(accepted) => accepted,
-            Err(Refused::Empty) => return counters.dropped_empty += 1,
-            Err(Refused::Late) => return counters.dropped_late += 1,
-            Err(Refused::Duplicate) => return counters.dropped_duplicate += 1,
-        };
-
-        let inspection = if is_video {
-            let Ok(inspection) = codec::inspect(packet.codec, packet.payload) else {
-                counters.dropped_malformed += 1;
+            Err(refused) => {
+                match refused {
+                    Refused::Empty => counters.dropped_empty += 1,
+                    Refused::Late => counters.dropped_late += 1,
+                    Refused::Duplicate => counters.dropped_duplicate += 1,
+                }
+                if self.select_at.is_none() {
+                    self.select(now);
+                }
                 return;
-            };
-            inspection
-        } else {
-            if let (Some(level), false) = (packet.ext.audio_level, self.muted) {
+            }
+        };
+        let Some((numbers, frame)) = self.inspect(now, index, packet, accepted, counters) else { return };
+        self.distribute(now, index, packet, (numbers, frame, accepted.is_newest), config, counters, out);
+    }
+
+    fn inspect(
+        &mut self,
+        now: Instant,
+        index: usize,
+        packet: &Incoming<'_>,
+        accepted: Accepted,
+        counters: &mut Counters,
+    ) -> Option<(Numbers, Frame)> {
+        if self.kind.is_audio() {
+            if let (Some(level), false) = (packet.ext.audio_level, self.is_muted) {
                 self.level.on_packet(packet.arrival, level);
             }
-            Inspection { keyframe_start: true, vp8: None }
-        };
-        let numbers = Numbers {
-            seq,
-            time: packet.time,
-            clock_rate: packet.clock_rate,
-            arrival: packet.arrival,
-            vp8: inspection.vp8,
-        };
-        // Something may start with a packet only if everything after it is still to come, or was kept.
-        let Some(encoding) = self.encodings.get_mut(index) else { return };
-        let can_start = inspection.keyframe_start && (is_newest || encoding.held.has_all_after(seq));
-        if encoding.keyframe.is_standing() && !can_start {
-            encoding.held.push(is_newest, numbers, packet);
+            let numbers = Numbers {
+                seq: accepted.seq,
+                time: packet.time,
+                clock_rate: packet.clock_rate,
+                arrival: packet.arrival,
+                vp8: None,
+                vp9: None,
+                frame_number: None,
+            };
+            return Some((numbers, Frame::plain(true, packet.marker)));
         }
+        let encoding = self.encodings.get_mut(index)?;
+        let Ok((numbers, frame, is_changed)) = encoding.inspect(now, packet, accepted) else {
+            counters.dropped_malformed += 1;
+            return None;
+        };
+        self.is_changed |= is_changed;
+        if let Some(allocation) = packet.ext.user_values.get::<VideoLayersAllocation>()
+            && accepted.is_newest
+        {
+            encoding.set_allocation_index(allocation.current_simulcast_stream_index);
+            for (other, encoding) in self.encodings.iter_mut().enumerate() {
+                self.is_changed |= encoding.allocate(now, allocation, other == index);
+            }
+        }
+        Some((numbers, frame))
+    }
 
+    /// Gives an accepted packet to all subscriptions.
+    #[expect(clippy::too_many_arguments, reason = "all of them are the packet's, or where it goes")]
+    fn distribute(
+        &mut self,
+        now: Instant,
+        index: usize,
+        packet: &Incoming<'_>,
+        (numbers, frame, is_newest): (Numbers, Frame, bool),
+        config: &SfuConfig,
+        counters: &mut Counters,
+        out: &mut Vec<Forward>,
+    ) {
+        let is_video = self.kind.is_video();
+        let is_muted = self.is_muted;
         if self.select_at.is_none_or(|at| at <= now) {
             self.select(now);
         }
-        if is_video
-            && can_start
-            && let Some(encoding) = self.encodings.get_mut(index)
-        {
+        // Something may start with a packet only if everything after it is still to come, or was kept.
+        let Some(encoding) = self.encodings.get_mut(index) else { return };
+        let can_start = frame.starts_keyframe && (is_newest || encoding.held.has_all_after(numbers.seq));
+        if encoding.keyframe.is_standing() && !can_start {
+            encoding.held.push(is_newest, numbers, packet);
+        }
+        if is_video && can_start {
             encoding.keyframe.on_keyframe();
         }
-        if self.muted || self.subscriptions.is_empty() {
+        let held = if can_start { encoding.held.take_after(numbers.seq) } else { Vec::new() };
+        if is_muted || (self.subscriptions.is_empty() && !is_video) {
             return;
         }
-
-        let Some(source) = self.encodings.get(index).map(|e| SourceKey { encoding: index, generation: e.generation })
-        else {
-            return;
-        };
         let content = Content::of(packet);
-        let held = match self.encodings.get_mut(index) {
-            Some(encoding) if can_start => encoding.held.take_after(seq),
-            _ => Vec::new(),
-        };
-        let mut changed = false;
+        let held: Vec<Cached> = held
+            .into_iter()
+            .map(|(numbers, content)| Cached { frame: encoding.frame_of(&content), numbers, content })
+            .collect();
+        if is_video {
+            let size = (numbers.seq, content.payload.len());
+            let max = config.cache_max;
+            encoding.cache.push(now, can_start, size, max, || Cached { numbers, frame, content: content.clone() });
+            for cached in &held {
+                let size = (cached.numbers.seq, cached.content.payload.len());
+                encoding.cache.push(now, false, size, max, || cached.clone());
+            }
+        }
+
+        let key = SourceKey { encoding: index, generation: encoding.generation };
+        let layout = &encoding.layout;
+        let packet = Packet { numbers: &numbers, frame: &frame, content: &content };
+        let mut changed = can_start;
         for subscription in &mut self.subscriptions {
-            if subscription.source == Some(source) && subscription.rewriter.is_out_of_reach(&numbers) {
+            if subscription.is_out_of_reach(key, &numbers) {
                 subscription.detach();
                 changed = true;
             }
-            let mut starts = false;
-            if subscription.source != Some(source) {
-                // Whoever has nothing takes any picture; whoever has one changes only to the encoding chosen for it.
-                let wants = subscription.wish != Target::Paused
-                    && (subscription.source.is_none() || subscription.target == Some(index));
-                if !(wants && can_start) {
-                    if subscription.source.is_none() && subscription.wish != Target::Paused {
-                        counters.dropped_no_keyframe += 1;
-                    }
-                    continue;
-                }
-                if subscription.rewriter.has_sent() {
-                    counters.switches += 1;
-                }
-                subscription.rewriter.attach(&numbers);
-                subscription.source = Some(source);
-                changed = true;
-                starts = true;
-            }
-            subscription.forward(&numbers, &content, is_video, counters, out);
+            let starts = can_start && subscription.wants_start(key);
             if starts {
-                for (numbers, content) in &held {
-                    subscription.forward(numbers, content, is_video, counters, out);
+                subscription.start(key, packet, layout, counters);
+                changed = true;
+            } else if subscription.source() != Some(key) {
+                if subscription.source().is_none() && subscription.target != Target::Paused {
+                    counters.dropped_no_keyframe += 1;
+                }
+                continue;
+            }
+            subscription.take(now, packet, layout, is_video, counters, out);
+            if starts {
+                for cached in &held {
+                    let packet = Packet { numbers: &cached.numbers, frame: &cached.frame, content: &cached.content };
+                    subscription.take(now, packet, layout, is_video, counters, out);
                 }
             }
         }
@@ -337,21 +443,15 @@ impl Track {
     /// Chooses anew what every subscription should get, and asks for the key frames that takes.
     fn select(&mut self, now: Instant) {
         self.select_at = Some(now + SELECT_INTERVAL);
-        let best = best_alive(&self.encodings, now).or((!self.encodings.is_empty()).then_some(0));
+        let best = choose::best_alive(&self.encodings, now).or((!self.encodings.is_empty()).then_some(0));
         for (index, encoding) in self.encodings.iter_mut().enumerate() {
             encoding.is_high = Some(index) == best;
         }
         for subscription in &mut self.subscriptions {
-            let current = subscription.source.map(|s| s.encoding);
-            subscription.target = match subscription.wish {
-                Target::Best => select_target(&self.encodings, current, now),
-                Target::Paused => None,
-                Target::Layer(layer) => {
-                    let index = usize::from(layer.encoding);
-                    let is_there = self.encodings.get(index).is_some_and(|e| e.is_alive(now));
-                    if is_there { Some(index) } else { select_target(&self.encodings, current, now) }
-                }
-            };
+            let current = subscription.source().map(|s| s.encoding);
+            let goal = choose::goal(&self.encodings, subscription.target, current, now);
+            let layout = goal.and_then(|goal| self.encodings.get(goal.encoding)).map(|e| &e.layout);
+            subscription.set_goal(now, goal, layout);
         }
         self.update_wishes(now);
     }
@@ -359,527 +459,17 @@ impl Track {
     /// An encoding has a standing wish for a key frame while a subscription waits to start with it.
     fn update_wishes(&mut self, now: Instant) {
         self.is_changed = true;
-        let is_possible = self.kind.is_video() && !self.muted;
+        let is_possible = self.kind.is_video() && !self.is_muted;
         for (index, encoding) in self.encodings.iter_mut().enumerate() {
-            if is_possible && self.subscriptions.iter().any(|s| s.waits_for(index)) {
+            if is_possible && self.subscriptions.iter().any(|s| s.waits_for(now, index)) {
                 encoding.keyframe.set_standing(now);
             } else {
                 encoding.keyframe.withdraw_standing();
-                encoding.held.packets.clear();
-            }
-        }
-    }
-
-    /// The part of [`update_wishes`](Self::update_wishes) that a subscription's end can cause.
-    fn withdraw_wishes(&mut self) {
-        for (index, encoding) in self.encodings.iter_mut().enumerate() {
-            if !self.subscriptions.iter().any(|s| s.waits_for(index)) {
-                encoding.keyframe.withdraw_standing();
+                encoding.held.clear();
             }
         }
     }
 }
 
-impl Subscription {
-    fn forward(
-        &mut self,
-        numbers: &Numbers,
-        content: &Content,
-        is_video: bool,
-        counters: &mut Counters,
-        out: &mut Vec<Forward>,
-    ) {
-        let Some(rewritten) = self.rewriter.rewrite(numbers) else {
-            counters.dropped_late += 1;
-            return;
-        };
-        counters.forwarded += 1;
-        out.push(Forward {
-            slot: self.slot,
-            codec: content.codec,
-            red: content.red,
-            inner_pt: content.inner_pt,
-            seq_no: rewritten.seq_no,
-            time: rewritten.time,
-            marker: content.marker,
-            payload: content.payload.clone(),
-            ext: content.ext.clone(),
-            vp8_patch: rewritten.vp8_patch,
-            nackable: is_video,
-            arrival: numbers.arrival,
-        });
-    }
-
-    fn forwarding(&self) -> Option<Layer> {
-        let encoding = u8::try_from(self.source?.encoding).ok()?;
-        Some(Layer { encoding, spatial: 0, temporal: 0 })
-    }
-
-    fn waits_for(&self, encoding: usize) -> bool {
-        self.target == Some(encoding) && self.source.is_none_or(|source| source.encoding != encoding)
-    }
-
-    fn detach(&mut self) {
-        self.source = None;
-        self.rewriter.detach();
-    }
-}
-
-/// The encoding a subscription should get: the best that is alive, where a better one has to be better by a clear margin
-/// to be worth a key frame. With none alive the present one, else the one heard last. `None`: none was ever heard.
-fn select_target(encodings: &[Encoding], current: Option<usize>, now: Instant) -> Option<usize> {
-    let Some(best) = best_alive(encodings, now) else {
-        return current.or_else(|| encodings.iter().enumerate().max_by_key(|(_, e)| e.heard).map(|(index, _)| index));
-    };
-    let Some((current, present)) = current.and_then(|index| Some((index, encodings.get(index)?))) else {
-        return Some(best);
-    };
-    let margin = encodings.get(best).is_some_and(|e| e.bitrate() * 4 > present.bitrate() * 5);
-    Some(if present.is_alive(now) && !margin { current } else { best })
-}
-
-/// The encoding that is alive and has the highest bitrate.
-fn best_alive(encodings: &[Encoding], now: Instant) -> Option<usize> {
-    let alive = encodings.iter().enumerate().filter(|(_, e)| e.is_alive(now));
-    alive.max_by_key(|(_, e)| e.bitrate()).map(|(index, _)| index)
-}
-
-/// The extension values a subscriber may see. The rest names things of the publisher's connection (mid, rid, transport
-/// sequence numbers).
-fn whitelist(ext: &ExtensionValues) -> ExtensionValues {
-    ExtensionValues {
-        audio_level: ext.audio_level,
-        voice_activity: ext.voice_activity,
-        video_orientation: ext.video_orientation,
-        video_content_type: ext.video_content_type,
-        abs_capture_time: ext.abs_capture_time,
-        play_delay_min: ext.play_delay_min,
-        play_delay_max: ext.play_delay_max,
-        ..ExtensionValues::default()
-    }
-}
-
-/// One encoding of a track: one SSRC at a time.
-#[derive(Debug)]
-struct Encoding {
-    rid: Option<Rid>,
-    ssrc: u32,
-    codec: Codec,
-    generation: u32,
-    window: Window,
-    padding: Padding,
-    /// The SSRC before this one, and when it was left.
-    retired: Option<(u32, Instant)>,
-    heard: Instant,
-    rate: Rate,
-    keyframe: Throttle,
-    held: Held,
-    /// The best encoding of its track, or the only one.
-    is_high: bool,
-}
-
-/// A packet's place in the numbering of its encoding.
-#[derive(Debug, Clone, Copy)]
-struct Accepted {
-    /// Without the numbers of padding.
-    seq: u64,
-    /// Nothing newer was seen.
-    is_newest: bool,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Refused {
-    Empty,
-    Late,
-    Duplicate,
-}
-
-impl Encoding {
-    fn new(now: Instant, packet: &Incoming<'_>, generation: u32) -> Self {
-        Encoding {
-            rid: packet.rid,
-            ssrc: packet.ssrc,
-            codec: packet.codec,
-            generation,
-            window: Window::new(),
-            padding: Padding::default(),
-            retired: None,
-            heard: now,
-            rate: Rate::default(),
-            keyframe: Throttle::default(),
-            held: Held::default(),
-            is_high: false,
-        }
-    }
-
-    fn is_alive(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.heard) < DEAD_AFTER
-    }
-
-    /// Over the second before its last packet, so that a pause (a screen that does not change) is no decline.
-    fn bitrate(&self) -> u64 {
-        self.rate.bits(self.heard)
-    }
-
-    fn interval(&self, config: &SfuConfig) -> Duration {
-        if self.is_high { config.keyframe_high } else { config.keyframe_low }
-    }
-
-    /// Takes a packet's number. A numbering that begins anew gets `generation`.
-    fn accept(
-        &mut self,
-        now: Instant,
-        packet: &Incoming<'_>,
-        is_video: bool,
-        generation: u32,
-    ) -> Result<Accepted, Refused> {
-        let seq = *packet.seq_no;
-        if packet.ssrc != self.ssrc {
-            let is_straggler = self
-                .retired
-                .is_some_and(|(ssrc, left)| ssrc == packet.ssrc && now.saturating_duration_since(left) < STRAGGLERS);
-            if is_straggler {
-                return Err(Refused::Late);
-            }
-            self.retired = Some((self.ssrc, now));
-            self.restart(packet, generation);
-        } else if is_video && packet.codec != self.codec {
-            if self.window.highest().is_some_and(|highest| seq <= highest) {
-                return Err(Refused::Late);
-            }
-            self.restart(packet, generation);
-        }
-
-        let is_newest = self.window.insert(seq)?;
-        self.heard = now;
-        self.rate.add(now, packet.payload.len());
-        if packet.payload.is_empty() {
-            if is_newest {
-                self.padding.remove(seq);
-            }
-            return Err(Refused::Empty);
-        }
-        let seq = self.padding.compact(seq).ok_or(Refused::Late)?;
-        Ok(Accepted { seq, is_newest })
-    }
-
-    fn restart(&mut self, packet: &Incoming<'_>, generation: u32) {
-        self.ssrc = packet.ssrc;
-        self.codec = packet.codec;
-        self.generation = generation;
-        self.window = Window::new();
-        self.padding = Padding::default();
-        self.held = Held::default();
-    }
-}
-
-/// What of a packet is the same for every subscriber.
-#[derive(Debug, Clone)]
-struct Content {
-    codec: Codec,
-    red: bool,
-    inner_pt: Pt,
-    marker: bool,
-    payload: Arc<[u8]>,
-    ext: ExtensionValues,
-}
-
-impl Content {
-    fn of(packet: &Incoming<'_>) -> Self {
-        Content {
-            codec: packet.codec,
-            red: packet.red,
-            inner_pt: packet.inner_pt,
-            marker: packet.marker,
-            payload: packet.payload.clone(),
-            ext: whitelist(packet.ext),
-        }
-    }
-}
-
-/// The packets that came while some subscription waits to start.
-///
-/// The first packet of a key frame may come after the others: overtaken on the way, or lost and sent again. Without them
-/// that key frame would be of no use, and on a path with much jitter so would be most. Payloads are shared, not copied.
-#[derive(Debug, Default)]
-struct Held {
-    packets: VecDeque<(Numbers, Content)>,
-    /// Everything that came with this number or a higher one is in `packets`, when that is not empty.
-    complete_from: u64,
-}
-
-impl Held {
-    /// A third of a second at 400 packets a second; the oldest goes when it is full. More only costs memory while
-    /// somebody waits.
-    const MAX: usize = 128;
-
-    fn push(&mut self, is_newest: bool, numbers: Numbers, packet: &Incoming<'_>) {
-        if self.packets.is_empty() {
-            // What is newer than this one and came before it is gone.
-            if !is_newest {
-                return;
-            }
-            self.complete_from = numbers.seq;
-        }
-        self.packets.push_back((numbers, Content::of(packet)));
-        if self.packets.len() > Held::MAX
-            && let Some((oldest, _)) = self.packets.pop_front()
-        {
-            self.complete_from = self.complete_from.max(oldest.seq + 1);
-        }
-    }
-
-    /// Whether everything that came after the packet `seq` in the numbering is here.
-    fn has_all_after(&self, seq: u64) -> bool {
-        !self.packets.is_empty() && seq + 1 >= self.complete_from
-    }
-
-    /// What follows the packet `seq`, in order. Nothing is held any longer.
-    fn take_after(&mut self, seq: u64) -> Vec<(Numbers, Content)> {
-        let mut packets: Vec<_> = self.packets.drain(..).filter(|(numbers, _)| numbers.seq > seq).collect();
-        packets.sort_unstable_by_key(|(numbers, _)| numbers.seq);
-        packets
-    }
-}
-
-/// Which of the latest numbers were seen, so that none is forwarded twice: SRTP must not encrypt two payloads under one number.
-#[derive(Debug)]
-struct Window {
-    highest: Option<u64>,
-    /// Bit n of the ring stands for the number that is n modulo the size.
-    seen: [u64; Window::SIZE as usize / 64],
-}
-
-impl Window {
-    /// Three seconds at 340 packets a second; a packet that is later than that is of no use.
-    const SIZE: u64 = 1024;
-
-    fn new() -> Self {
-        Window { highest: None, seen: [0; Window::SIZE as usize / 64] }
-    }
-
-    fn highest(&self) -> Option<u64> {
-        self.highest
-    }
-
-    /// Notes a number; `Ok(true)` when it is the highest so far.
-    fn insert(&mut self, seq: u64) -> Result<bool, Refused> {
-        let is_newest = match self.highest {
-            None => true,
-            Some(highest) if seq > highest => {
-                if seq - highest >= Window::SIZE {
-                    self.seen.fill(0);
-                } else {
-                    for skipped in highest + 1..seq {
-                        *self.word(skipped) &= !Window::bit(skipped);
-                    }
-                }
-                true
-            }
-            Some(highest) => {
-                if highest - seq >= Window::SIZE {
-                    return Err(Refused::Late);
-                }
-                if *self.word(seq) & Window::bit(seq) != 0 {
-                    return Err(Refused::Duplicate);
-                }
-                false
-            }
-        };
-        *self.word(seq) |= Window::bit(seq);
-        if is_newest {
-            self.highest = Some(seq);
-        }
-        Ok(is_newest)
-    }
-
-    fn word(&mut self, seq: u64) -> &mut u64 {
-        &mut self.seen[(seq % Window::SIZE / 64) as usize]
-    }
-
-    fn bit(seq: u64) -> u64 {
-        1 << (seq % 64)
-    }
-}
-
-/// Takes the numbers of padding out of the numbering.
-///
-/// A publisher without RTX fills bandwidth probes with empty packets of the media's own SSRC. They are of no use to
-/// subscribers (each gets its own padding), and a hole in their place would be NACKed in vain and would stop a receiver that
-/// finds frame references by sequence number (H.264). So what follows moves down. An empty packet that comes late leaves a
-/// hole, because what follows it is out already.
-#[derive(Debug, Default)]
-struct Padding {
-    /// How many numbers were taken out altogether.
-    removed: u64,
-    /// The latest of them, ascending; at most [`Padding::KEPT`].
-    recent: VecDeque<u64>,
-}
-
-impl Padding {
-    /// More than any burst of probes that can be reordered with media.
-    const KEPT: usize = 64;
-
-    fn remove(&mut self, seq: u64) {
-        if self.recent.len() >= Padding::KEPT {
-            self.recent.pop_front();
-        }
-        self.recent.push_back(seq);
-        self.removed += 1;
-    }
-
-    /// `None` for a number that was taken out, or so old that its place is forgotten.
-    fn compact(&self, seq: u64) -> Option<u64> {
-        let later = self.recent.iter().rev().take_while(|removed| **removed >= seq).count();
-        if later == 0 {
-            return seq.checked_sub(self.removed);
-        }
-        let is_removed = self.recent.binary_search(&seq).is_ok();
-        let is_forgotten = later == self.recent.len() && self.removed > later as u64;
-        if is_removed || is_forgotten {
-            return None;
-        }
-        seq.checked_sub(self.removed - later as u64)
-    }
-}
-
-/// The bitrate over the last second.
-#[derive(Debug, Default)]
-struct Rate {
-    /// Bytes per tenth of a second; the newest is at `tenth` modulo the size.
-    bytes: [u32; Rate::TENTHS as usize],
-    began: Option<Instant>,
-    tenth: u64,
-}
-
-impl Rate {
-    const TENTHS: u64 = 10;
-
-    fn add(&mut self, now: Instant, bytes: usize) {
-        let tenth = self.tenth_of(now);
-        self.began.get_or_insert(now);
-        for skipped in (self.tenth + 1..=tenth).rev().take(Rate::TENTHS as usize) {
-            *self.bucket(skipped) = 0;
-        }
-        self.tenth = self.tenth.max(tenth);
-        let newest = self.tenth;
-        let bucket = self.bucket(newest);
-        *bucket = bucket.saturating_add(u32::try_from(bytes).unwrap_or(u32::MAX));
-    }
-
-    /// Bits in the last second.
-    fn bits(&self, now: Instant) -> u64 {
-        let passed = self.tenth_of(now).saturating_sub(self.tenth);
-        let kept = Rate::TENTHS.saturating_sub(passed);
-        let bytes = (0..kept).filter_map(|back| {
-            let tenth = self.tenth.checked_sub(back)?;
-            self.bytes.get((tenth % Rate::TENTHS) as usize)
-        });
-        bytes.map(|bytes| u64::from(*bytes) * 8).sum()
-    }
-
-    fn tenth_of(&self, now: Instant) -> u64 {
-        self.began.map_or(0, |began| now.saturating_duration_since(began).as_millis() as u64 / 100)
-    }
-
-    fn bucket(&mut self, tenth: u64) -> &mut u32 {
-        &mut self.bytes[(tenth % Rate::TENTHS) as usize]
-    }
-}
-
-/// An encoding that is silent for so long is dead. Shorter takes a low frame rate for a failure.
-const DEAD_AFTER: Duration = Duration::from_millis(1500);
 /// How often the choice of encodings is looked at. Shorter costs time per packet, longer reacts later.
 const SELECT_INTERVAL: Duration = Duration::from_millis(100);
-/// How long packets of an SSRC that was left are stragglers, not a return.
-const STRAGGLERS: Duration = Duration::from_secs(1);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn window_takes_every_number_once() {
-        let rows: &[(u64, &str)] = &[
-            (1000, "newest"),
-            (1000, "duplicate"),
-            (999, "late in order"),
-            (999, "duplicate"),
-            (1003, "newest"),
-            (1001, "late in order"),
-            (1001, "duplicate"),
-            (1002, "late in order"),
-            (1000, "duplicate"),
-            (2026, "newest"),
-            (1002, "too late"),
-            (1003, "duplicate"),
-            (1004, "late in order"),
-            (2026 + 5000, "newest"),
-            (2026 + 5000 - 1023, "late in order"),
-            (2026 + 5000 - 1023, "duplicate"),
-            (2026 + 5000 - 1024, "too late"),
-            (u64::MAX, "newest"),
-            (u64::MAX, "duplicate"),
-            (0, "too late"),
-        ];
-        let mut window = Window::new();
-        for (row, (seq, expect)) in rows.iter().enumerate() {
-            let verdict = match window.insert(*seq) {
-                Ok(true) => "newest",
-                Ok(false) => "late in order",
-                Err(Refused::Late) => "too late",
-                Err(Refused::Duplicate) => "duplicate",
-                Err(Refused::Empty) => "empty",
-            };
-            assert_eq!(verdict, *expect, "row {row}: {seq}");
-        }
-    }
-
-    #[test]
-    fn window_agrees_with_a_set() {
-        let mut random = fastrand::Rng::with_seed(11);
-        let mut window = Window::new();
-        let mut seen = std::collections::HashSet::new();
-        let mut newest = 5000u64;
-        for _ in 0..50_000 {
-            let seq = newest + random.u64(0..60) - 40;
-            let fresh = seen.insert(seq);
-            newest = newest.max(seq);
-            assert_eq!(window.insert(seq).is_ok(), fresh, "{seq}");
-        }
-    }
-
-    #[test]
-    fn padding_leaves_no_holes_and_no_number_twice() {
-        let mut padding = Padding::default();
-        assert_eq!(padding.compact(10), Some(10));
-        padding.remove(11);
-        padding.remove(13);
-        let out: Vec<_> = (9..17).map(|seq| padding.compact(seq)).collect();
-        assert_eq!(out, [Some(9), Some(10), None, Some(11), None, Some(12), Some(13), Some(14)]);
-        for seq in 100..100 + Padding::KEPT as u64 {
-            padding.remove(seq);
-        }
-        assert_eq!(padding.compact(99), None, "older than what is kept");
-        assert_eq!(padding.compact(164), Some(164 - 66));
-    }
-
-    #[test]
-    fn rate_of_the_last_second() {
-        let start = Instant::now();
-        let at = |ms: u64| start + Duration::from_millis(ms);
-        let mut rate = Rate::default();
-        assert_eq!(rate.bits(start), 0);
-        for n in 0..300 {
-            rate.add(at(n * 10), 125);
-        }
-        assert_eq!(rate.bits(at(2990)), 100 * 1000);
-        assert_eq!(rate.bits(at(3490)), 50 * 1000);
-        assert_eq!(rate.bits(at(60_000)), 0);
-        rate.add(at(60_000), 125);
-        assert_eq!(rate.bits(at(60_000)), 1000);
-        // A clock that goes back counts for the newest tenth.
-        rate.add(at(0), 125);
-        assert_eq!(rate.bits(at(60_000)), 2000);
-    }
-}
