@@ -578,7 +578,7 @@ function drawStatus() {
   const texts = {
     joined: "Connecting media …",
     connected: people === 1 ? "Only you so far" : `${people} in the call`,
-    lost: "Connection lost",
+    reconnecting: "Connection lost, trying again …",
     waiting: "Waiting to be let in",
   };
   $("call-status").textContent = texts[call.state] ?? "Connecting …";

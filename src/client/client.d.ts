@@ -30,10 +30,10 @@ export type Json = null | boolean | number | string | Json[] | { [member: string
  * - `waiting`: in the lobby
  * - `joined`: in the call; media is not connected yet
  * - `connected`: media flows
- * - `lost`: the socket or the media connection broke
+ * - `reconnecting`: the socket or the media connection broke and is being made again
  * - `closed`: over; a new `Call` is needed
  */
-export type CallState = "new" | "connecting" | "waiting" | "joined" | "connected" | "lost" | "closed";
+export type CallState = "new" | "connecting" | "waiting" | "joined" | "connected" | "reconnecting" | "closed";
 
 /** Wishes of the server for what is sent. Bitrates in bits per second. */
 export interface Encoding {
@@ -48,8 +48,13 @@ export interface Encoding {
 }
 
 export interface CallOptions {
-  /** A JSON Web Token for this server. */
-  token: string;
+  /** A JSON Web Token for this server; may be left out where there is `getToken`. */
+  token?: string;
+  /**
+   * Gives a fresh token: asked when there is none, when the last one was refused or expires, and at `token-expiring`.
+   * With it a call outlives its first token.
+   */
+  getToken?: () => string | Promise<string>;
   /** The call's id. */
   roomId: string;
   /** Server (`https://calls.example`) or socket address; the page's own server by default. */
@@ -60,6 +65,15 @@ export interface CallOptions {
   metadata?: Json;
   /** Camera and microphone to send from the start. */
   localStream?: MediaStream;
+  /**
+   * Opens camera and microphone while joining, and sends them as soon as both are there: the quickest way into a call.
+   * What cannot be opened is an `error` event; one is in the call all the same.
+   */
+  capture?: boolean | { audio?: boolean | MediaTrackConstraints; video?: boolean | MediaTrackConstraints };
+  /** `false`: a lost socket ends the call. */
+  reconnect?: boolean;
+  /** How long to try before a call is given up as lost; 30 s by default, as long as the server waits. */
+  reconnectTimeoutMs?: number;
   /** Join with microphone or camera muted. */
   muted?: { audio?: boolean; video?: boolean };
   /** Sends video with this codec only, e.g. `"VP9"`; the server's first choice by default. */
@@ -90,7 +104,7 @@ export class CallError extends Error {
    * Stable and machine-readable: the server's own (`invalid_token`, `forbidden`, `call_full`, `rate_limited`, …) or
    * `unreachable`, `socket_refused`, `timeout`, `not_connected`, `insecure_context`, `media_failed`, `lost`, `kicked`,
    * `call_ended`, `replaced`, `token_expired`, `server_going_away`, `policy`, `already_published`, `not_published`,
-   * `wrong_kind`, `bad_answer`, `bad_offer`, `bad_url`, `not_allowed`, `closed`, `internal`.
+   * `token_failed`, `wrong_kind`, `bad_answer`, `bad_offer`, `bad_url`, `not_allowed`, `closed`, `internal`.
    */
   readonly code: string;
   /** Type of the message that was refused. */
@@ -138,7 +152,11 @@ export interface CallEventMap {
     signaling: "new" | "connecting" | "open" | "closing" | "closed";
     media: RTCPeerConnectionState;
   }>;
-  /** The data of the server's `joined`. */
+  /** Something is lost: the socket (`signaling`), the media connection, or both. The SDK is at it. */
+  reconnecting: CustomEvent<{ signaling: boolean; media: boolean }>;
+  /** All is back. `resumed` is false where the server had to begin anew; others have seen a leave and a join then. */
+  reconnected: CustomEvent<{ resumed: boolean; lostForMs: number }>;
+  /** The data of the server's `joined`; once, also after reconnections. */
   joined: CustomEvent<any>;
   /** In the lobby, until somebody admits us. */
   waiting: CustomEvent<any>;
@@ -192,10 +210,13 @@ export class Call extends EventTarget {
   /** The data of the server's `joined`, or `null` before. */
   readonly joined: any;
   readonly encoding: Encoding | null;
+  /** The media connection of this moment; a reconnection may replace it. */
   readonly peerConnection: RTCPeerConnection | null;
 
   /** Joins; resolves when the server has answered the first offer. Rejects with a {@link CallError}. */
   connect(): Promise<void>;
+  /** Renews the token of a running session; the server replaces what one may do. `getToken` does it by itself. */
+  setToken(token: string): void;
   /** Leaves at once. Local tracks are stopped unless told otherwise. */
   leave(options?: { stopTracks?: boolean }): Promise<void>;
 

@@ -12,11 +12,14 @@
  * await call.publish(await call.capture());
  * ```
  *
- * How it works: one WebSocket carries signaling, one `RTCPeerConnection` carries all media in both directions. The
- * offer comes from here and holds the senders plus a number of receive-only *slots*. The server fills and refills the
- * slots and tells by `track-subscribed` whose track a slot carries, so that people come and go without any SDP.
+ * How it works: one WebSocket carries signaling ({@link Socket}), one `RTCPeerConnection` carries all media in both
+ * directions ({@link Peer}). The offer comes from here and holds the senders plus a number of receive-only *slots*. The
+ * server fills and refills the slots and tells by `track-subscribed` whose track a slot carries, so that people come and
+ * go without any SDP.
  *
- * Nothing is reconnected automatically: a lost socket is reported as `connection-state` `"lost"`, then `closed`.
+ * What is lost comes back by itself: a lost or silent socket is opened again and joins with the resume token, a lost
+ * media connection is offered again with an ICE restart, or built anew with the same publications. Meanwhile the state
+ * is `reconnecting`; events tell only what really changed.
  *
  * @module client
  */
@@ -28,9 +31,9 @@ const PROTOCOL = "webrtc-engine.v1";
 const SOCKET_PATH = "/video-calls/ws";
 const SFU = "sfu";
 
-/** Receive slots in the first offer. More is a larger SDP for everyone, fewer means a second offer in larger calls. */
+/** Receive slots in the first offer. More is a larger SDP for everyone; beyond that the server shows the active speakers. */
 const INITIAL_SLOTS = { audio: 3, video: 9 };
-/** Receive slots at most; beyond that the server shows the active speakers. */
+/** Receive slots at most, as the server accepts. */
 const MAX_SLOTS = { audio: 16, video: 16 };
 /** Between two offers; the server accepts 2 a second with a burst of 10. */
 const OFFER_GAP_MS = 300;
@@ -40,9 +43,29 @@ const CONNECT_TIMEOUT_MS = 20_000;
 const OFFER_RETRY_MS = 1_000;
 /** A `muted` about oneself within this time after one's own message is taken for its echo. */
 const MUTE_ECHO_MS = 3_000;
-/** The server's ping comes every 20 s; browsers cannot see it, so the SDK sends its own to notice a dead network. */
-const PING_INTERVAL_MS = 15_000;
-const PONG_TIMEOUT_MS = 30_000;
+
+/** Browsers show neither the server's pings nor a dead network, so the SDK sends pings of its own. */
+const PING_INTERVAL_MS = 5_000;
+/** Without a word after a ping the socket is taken for dead. Lower finds it out sooner, and drops sockets on bad networks. */
+const SILENCE_MS = 8_000;
+/** The same where something says that the network has changed. */
+const PROBE_MS = 3_000;
+
+/** Waits between two tries to reach the server: doubled each time, with jitter. */
+const RETRY = { firstMs: 300, maxMs: 5_000 };
+/** For opening a socket and for the reply to the join while reconnecting; the network may come back during it. */
+const RETRY_ATTEMPT_MS = 5_000;
+/** How long the server keeps a participant that is lost. */
+const RECONNECT_TIMEOUT_MS = 30_000;
+/** When a network comes back late, as after sleep, it is given this long. */
+const RECONNECT_GRACE_MS = 10_000;
+
+/** `disconnected` often heals by itself: one lost check is enough for it. */
+const DISCONNECTED_MS = 2_000;
+/** Between two ICE restarts while media stays lost. */
+const RESTART = { firstMs: 2_000, maxMs: 8_000 };
+/** After so many restarts in vain a connection is built anew: the fault may lie elsewhere than on the network. */
+const RESTARTS_UNTIL_REBUILD = 4;
 
 /** Close codes of the signaling socket. */
 export const CloseCode = Object.freeze({
@@ -127,23 +150,44 @@ export class Call extends EventTarget {
 
   #options;
   #log;
+  /** Where one is in the call, whatever the network does: `new`, `connecting`, `waiting`, `in` or `closed`. */
+  #phase = "new";
+  /** What was told last; made of the phase and of both connections by {@link Call##refresh}. */
   #state = "new";
-  /** @type {WebSocket|null} */
+  #connecting = null;
+
+  #token;
+  #tokenRefused = false;
+  /** @type {Socket|null} */
   #socket = null;
-  /** @type {RTCPeerConnection|null} */
-  #pc = null;
+  /** The server takes messages of ours: joined, on the present socket. */
+  #signaling = false;
   #nextRequest = 1;
   /** Requests without an answer so far: id to what to do about it. */
   #requests = new Map();
+  #joined = null;
+  /** @type {{at: number, resumed: boolean}|null} */
+  #outage = null;
+  #giveUpAt = 0;
+  /** Ends a wait between two tries. */
+  #hurry = null;
+  /** Removes the listeners for changes of the network. */
+  #watch = null;
+
+  /** @type {Peer|null} */
+  #peer = null;
+  /** `none` before media was connected for the first time, then `up` or `down`. */
+  #media = "none";
+  #mediaTimer = null;
+  #restarts = 0;
+
   /** Participants by user id, without oneself. */
   #participants = new Map();
   #local = new Participant("", true);
-  #joined = null;
-  #closed = null;
-  #leaving = false;
-  #connecting = null;
   /** When one's own mute or unmute was last sent, to tell its echo from somebody else's order. */
   #muteSentAt = { audio: -Infinity, video: -Infinity };
+  /** Kinds whose mute changed while there was nobody to tell. */
+  #muteUnsent = new Set();
 
   /** What is sent: {track, source, name, transceiver, streamGroup}. */
   #publications = new Set();
@@ -152,33 +196,18 @@ export class Call extends EventTarget {
   /** Receive transceivers asked for, per kind, whether negotiated or not. */
   #slotCount = { audio: 0, video: 0 };
 
-  /** Negotiation steps run one after the other. */
-  #steps = Promise.resolve();
-  #negotiationWanted = false;
-  #negotiationTimer = null;
-  #lastOfferAt = -Infinity;
-  /** The id of the client's offer that the server has not answered yet. */
-  #outstandingOffer = null;
-  #offerTimer = null;
-  #offerWaiters = [];
-  /** Candidates of the server that came before its description. */
-  #remoteCandidates = [];
-  /** Own candidates that must not overtake the offer they belong to; `null` once offers are out. */
-  #localCandidates = [];
-
-  #pingTimer = null;
-  #lastHeard = 0;
-
   /** @param {import("./client.d.ts").CallOptions} options */
   constructor(options) {
     super();
-    if (!options || typeof options.token !== "string" || options.token === "") {
-      throw new TypeError("Call needs a token");
+    const { token, getToken, roomId } = options ?? {};
+    if ((typeof token !== "string" || token === "") && typeof getToken !== "function") {
+      throw new TypeError("Call needs a token, or getToken");
     }
-    if (typeof options.roomId !== "string" || options.roomId === "") {
+    if (typeof roomId !== "string" || roomId === "") {
       throw new TypeError("Call needs a roomId");
     }
     this.#options = { ...options };
+    this.#token = token || null;
     this.#log = options.log ?? defaultLog();
     this.#local.displayName = options.displayName ?? "";
     for (const kind of ["audio", "video"]) this.#local.muted[kind] = Boolean(options.muted?.[kind]);
@@ -190,7 +219,7 @@ export class Call extends EventTarget {
 
   // What can be asked
 
-  /** `new`, `connecting`, `waiting`, `joined`, `connected`, `lost` or `closed`. */
+  /** `new`, `connecting`, `waiting`, `joined`, `connected`, `reconnecting` or `closed`. */
   get state() {
     return this.#state;
   }
@@ -219,14 +248,14 @@ export class Call extends EventTarget {
     return this.#joined?.encoding ?? null;
   }
 
-  /** The connection that carries the media, for statistics and experiments; `null` before `joined`. */
+  /** The connection that carries the media now, for statistics and experiments; another one after some reconnections. */
   get peerConnection() {
-    return this.#pc;
+    return this.#peer?.pc ?? null;
   }
 
   /** Report of the media connection; an empty one before there is a connection. */
   async getStats() {
-    return this.#pc ? this.#pc.getStats() : new Map();
+    return this.#peer ? this.#peer.pc.getStats() : new Map();
   }
 
   // Joining and leaving
@@ -236,23 +265,25 @@ export class Call extends EventTarget {
    * media may still be connecting (`connection-state` tells). Rejects with a {@link CallError}.
    */
   connect() {
-    if (this.#connecting === null) {
-      this.#connecting = this.#connect();
-    }
+    this.#connecting ??= this.#connect();
     return this.#connecting;
   }
 
   async #connect() {
-    this.#setState("connecting");
-    const url = socketUrl(this.#options.url);
-    this.#log("info", "connecting", { url, roomId: this.roomId });
+    this.#phase = "connecting";
+    this.#refresh();
     try {
-      await this.#openSocket(url);
-      const data = { receive: "slots" };
-      if (this.#options.displayName) data.displayName = this.#options.displayName;
-      if (this.#options.metadata !== undefined) data.metadata = this.#options.metadata;
-      const joined = await this.#join(data);
-      this.#onJoined(joined);
+      // The certificate and the receive slots are made while the socket opens.
+      this.#buildPeer();
+      this.#capture();
+      this.#watchNetwork();
+      try {
+        await this.#enter(CONNECT_TIMEOUT_MS);
+      } catch (error) {
+        // A lobby can take long, and is worth the same patience as a call.
+        if (this.#phase !== "waiting" || !this.#isPassing(error)) throw error;
+        await this.#enterAgain();
+      }
       await this.#startMedia();
     } catch (error) {
       const failure = toCallError(error);
@@ -262,56 +293,86 @@ export class Call extends EventTarget {
     }
   }
 
-  /** The answer to a join is quick, except in the lobby, where it takes as long as the host takes. */
-  async #join(data) {
+  /** Opens the devices that the options ask for, while joining. Without them one can still watch and listen. */
+  #capture() {
+    const { capture: wishes } = this.#options;
+    if (!wishes) return;
+    capture(wishes === true ? {} : wishes).then(
+      (stream) => {
+        if (this.#phase === "closed") stream.getTracks().forEach((track) => track.stop());
+        else return this.publish(stream);
+      },
+    ).catch((error) => this.#report(error));
+  }
+
+  /** Opens a socket and joins, once. */
+  async #enter(timeoutMs) {
+    const url = socketUrl(this.#options.url);
+    const token = await this.#currentToken();
+    if (this.#phase === "closed") throw new CallError("closed");
+    this.#log("info", "connecting", { url, roomId: this.roomId });
+    const socket = new Socket(url, token, {
+      ping: { type: "ping", roomId: this.roomId },
+      onMessage: (text) => this.#onSocketMessage(text),
+      onClosed: (code, reason) => this.#onSocketClosed(socket, code, reason),
+    });
+    this.#socket = socket;
+    try {
+      await socket.open(timeoutMs);
+    } catch (error) {
+      throw error.code === "socket_refused" ? await this.#whyRefused(url, token) : error;
+    }
+    const data = { receive: "slots" };
+    if (this.#options.displayName) data.displayName = this.#options.displayName;
+    if (this.#options.metadata !== undefined) data.metadata = this.#options.metadata;
+    if (this.#joined?.resumeToken) data.resumeToken = this.#joined.resumeToken;
+    // The answer to a join is quick, except in the lobby, where it takes as long as the host takes.
     const timer = setTimeout(() => {
-      if (this.#state === "connecting") this.#onSocketClosed(CloseCode.ABNORMAL, "no answer to the join");
-    }, CONNECT_TIMEOUT_MS);
+      if (this.#phase !== "waiting") socket.close(CloseCode.ABNORMAL, "no answer to the join");
+    }, timeoutMs);
     try {
       return await this.#request("join", data);
+    } catch (error) {
+      socket.close(CloseCode.LEFT);
+      throw error;
     } finally {
       clearTimeout(timer);
     }
   }
 
-  #openSocket(url) {
-    return new Promise((resolve, reject) => {
-      let socket;
+  /** The token to use now: the application is asked for another one when the last was refused or is about to expire. */
+  async #currentToken() {
+    const { getToken } = this.#options;
+    if (getToken && (this.#token === null || this.#tokenRefused || expiresSoon(this.#token))) {
       try {
-        socket = new WebSocket(url, [PROTOCOL, `bearer.${this.#options.token}`]);
+        this.#token = await getToken();
       } catch (error) {
-        reject(new CallError("bad_url", `The address ${url} or the token cannot be used`, { cause: error }));
-        return;
+        throw new CallError("token_failed", `getToken failed: ${error?.message ?? error}`, { cause: error });
       }
-      this.#socket = socket;
-      let opened = false;
-      const timer = setTimeout(() => {
-        if (!opened) {
-          reject(new CallError("timeout", "The server did not answer in time"));
-          socket.close();
-        }
-      }, CONNECT_TIMEOUT_MS);
-      socket.onopen = () => {
-        opened = true;
-        clearTimeout(timer);
-        this.#lastHeard = performance.now();
-        this.#pingTimer = setInterval(() => this.#heartbeat(), PING_INTERVAL_MS);
-        resolve();
-      };
-      socket.onmessage = (event) => this.#onSocketMessage(event.data);
-      socket.onclose = (event) => {
-        clearTimeout(timer);
-        if (opened) {
-          this.#onSocketClosed(event.code, event.reason);
-        } else {
-          this.#whyRefused(url).then(reject);
-        }
-      };
-    });
+      this.#tokenRefused = false;
+    }
+    return this.#token;
+  }
+
+  /** Renews the token of a running session. The server replaces what one may do by what the token says. */
+  setToken(token) {
+    this.#token = token;
+    this.#tokenRefused = false;
+    if (this.#signaling) this.#send("token", { token });
+  }
+
+  async #renewToken() {
+    if (!this.#options.getToken) return;
+    try {
+      const token = await this.#options.getToken();
+      if (this.#phase !== "closed") this.setToken(token);
+    } catch (error) {
+      this.#report(new CallError("token_failed", `getToken failed: ${error?.message ?? error}`, { cause: error }));
+    }
   }
 
   /** Browsers hide why an upgrade was refused, so the same server is asked over HTTP with the same token. */
-  async #whyRefused(url) {
+  async #whyRefused(url, token) {
     const address = new URL(url.replace(/^ws/, "http"));
     address.pathname = address.pathname.replace(
       /\/video-calls\/ws$/,
@@ -321,8 +382,8 @@ export class Call extends EventTarget {
     let response;
     try {
       response = await fetch(address, {
-        headers: { authorization: `Bearer ${this.#options.token}` },
-        signal: AbortSignal.timeout(5_000),
+        headers: { authorization: `Bearer ${token}` },
+        signal: AbortSignal.timeout(RETRY_ATTEMPT_MS),
       });
     } catch (error) {
       return new CallError("unreachable", "The server cannot be reached", { cause: error });
@@ -342,16 +403,121 @@ export class Call extends EventTarget {
     }
   }
 
+  // Coming back
+
+  #onSocketClosed(socket, code, reason) {
+    if (socket !== this.#socket) return;
+    this.#socket = null;
+    const known = closeReason(code);
+    this.#log("info", "socket closed", { code, reason });
+    this.#failRequests(new CallError(known, reason));
+    // Before one is in, and on the way back, the failed join tells whoever waits for it.
+    if (this.#phase !== "in" || !this.#signaling) return;
+    this.#signaling = false;
+    this.#peer?.suspend();
+    if (this.#mayReturn(code)) {
+      if (code === CloseCode.TOKEN_EXPIRED) this.#tokenRefused = true;
+      this.#return();
+    } else {
+      this.#close(code, reason || known, known === "left" ? null : known);
+    }
+  }
+
+  /** Whoever was sent away stays away. */
+  #mayReturn(code) {
+    if (this.#options.reconnect === false) return false;
+    if (code === CloseCode.TOKEN_EXPIRED) return Boolean(this.#options.getToken);
+    return ![CloseCode.LEFT, CloseCode.POLICY, CloseCode.KICKED, CloseCode.CALL_ENDED, CloseCode.REPLACED].includes(code);
+  }
+
+  async #return() {
+    this.#refresh();
+    try {
+      await this.#enterAgain();
+    } catch (error) {
+      const failure = toCallError(error);
+      const code = PASSING.has(failure.code) ? "lost" : failure.code;
+      this.#close(closeCode(code), failure.message, code);
+      return;
+    }
+    this.#startMedia().catch((error) => this.#report(error));
+  }
+
+  /** Enters after the socket was lost: tries until it works, is refused for good, or took too long. */
+  async #enterAgain() {
+    this.#giveUpAt = performance.now() + (this.#options.reconnectTimeoutMs ?? RECONNECT_TIMEOUT_MS);
+    for (let attempt = 0; ; attempt += 1) {
+      if (await this.#pause(backoff(attempt, RETRY))) attempt = 0;
+      try {
+        return await this.#enter(RETRY_ATTEMPT_MS);
+      } catch (error) {
+        const { code, message } = toCallError(error);
+        this.#log("info", "not back yet", { attempt, code, message });
+        if (performance.now() >= this.#giveUpAt || !this.#isPassing({ code })) throw error;
+      }
+    }
+  }
+
+  /** Whether the next try may do better. */
+  #isPassing({ code }) {
+    if (this.#phase === "closed" || this.#options.reconnect === false) return false;
+    if (PASSING.has(code)) return true;
+    const token = code === "invalid_token" || code === "token_expired";
+    // A token that was fetched a moment ago and is refused as well will not be accepted later.
+    const again = token && Boolean(this.#options.getToken) && !this.#tokenRefused;
+    if (token) this.#tokenRefused = true;
+    return again;
+  }
+
+  /** Waits; whether something happened that makes the next try promising. */
+  #pause(ms) {
+    return new Promise((resolve) => {
+      const done = (hurried) => {
+        clearTimeout(timer);
+        this.#hurry = null;
+        resolve(hurried);
+      };
+      const timer = setTimeout(() => done(false), ms);
+      this.#hurry = () => done(true);
+    });
+  }
+
+  /** Listens for all that tells of another network, or of a page that is awake again. */
+  #watchNetwork() {
+    const onChange = (event) => {
+      if (event.type === "visibilitychange" && document.visibilityState !== "visible") return;
+      this.#onNetworkChange(event.type);
+    };
+    const sources = [
+      [globalThis, "online"],
+      [globalThis.document, "visibilitychange"],
+      [globalThis.navigator?.connection, "change"],
+    ].filter(([target]) => target?.addEventListener);
+    for (const [target, type] of sources) target.addEventListener(type, onChange);
+    this.#watch = () => {
+      for (const [target, type] of sources) target.removeEventListener(type, onChange);
+    };
+  }
+
+  #onNetworkChange(why) {
+    this.#log("info", "network may have changed", { why });
+    if (!this.#signaling) {
+      this.#giveUpAt = Math.max(this.#giveUpAt, performance.now() + RECONNECT_GRACE_MS);
+      this.#hurry?.();
+      return;
+    }
+    this.#socket?.probe(PROBE_MS);
+    const media = this.#peer?.pc.connectionState;
+    if (media === "disconnected" || media === "failed") this.#restartMedia(why);
+  }
+
   /** Leaves the call: immediate for everyone else. Local tracks are stopped unless `stopTracks` is `false`. */
   async leave({ stopTracks = true } = {}) {
-    if (this.#state === "closed") return;
-    this.#leaving = true;
+    if (this.#phase === "closed") return;
     if (stopTracks) {
-      for (const publication of this.#publications) publication.track?.stop();
+      for (const publication of this.#publications) publication.track.stop();
     }
-    if (this.#socket?.readyState === WebSocket.OPEN && this.#joined) {
-      this.#send("leave", undefined);
-    }
+    if (this.#signaling) this.#send("leave", undefined);
     this.#close(CloseCode.LEFT, "left", null);
   }
 
@@ -376,10 +542,11 @@ export class Call extends EventTarget {
    */
   async publish(media, options = {}) {
     const added = tracksOf(media).map((track) => this.#register(track, options));
-    if (this.#pc) {
+    // Before one is in, the first offer takes them along.
+    if (this.#joined) {
       for (const publication of added) this.#attach(publication);
       try {
-        await this.#negotiated();
+        await this.#peer.negotiated();
       } catch (error) {
         // What the server refused is not offered again with the next change.
         for (const publication of added) await this.#detach(publication);
@@ -425,7 +592,7 @@ export class Call extends EventTarget {
     for (const publication of gone) {
       changed = (await this.#detach(publication)) || changed;
     }
-    if (changed) await this.#negotiated();
+    if (changed) await this.#peer.negotiated();
   }
 
   /** Takes a publication off its m-line; whether that has to be negotiated. */
@@ -435,7 +602,7 @@ export class Call extends EventTarget {
       this.#local.streams.delete(publication.source);
     }
     const transceiver = publication.transceiver;
-    if (!transceiver || this.#state === "closed") return false;
+    if (!transceiver || this.#phase === "closed") return false;
     // Never stopped: a stopped m-line cannot be used again by the server, an inactive one can.
     transceiver.direction = "inactive";
     await transceiver.sender.replaceTrack(null).catch(() => {});
@@ -467,17 +634,21 @@ export class Call extends EventTarget {
     const before = this.#local.muted[kind];
     if (before === muted) return;
     this.#applyLocalMute(kind, muted);
-    if (this.#joined) {
-      this.#muteSentAt[kind] = performance.now();
-      this.#send(muted ? "mute" : "unmute", { kind }, {
-        onError: (error) => {
-          this.#applyLocalMute(kind, before);
-          this.#emit("muted", { userId: this.#local.userId, kind, muted: before, participant: this.#local });
-          this.#report(error);
-        },
-      });
-    }
+    if (this.#signaling) this.#sendMute(kind, before);
+    else if (this.#joined) this.#muteUnsent.add(kind);
     this.#emit("muted", { userId: this.#local.userId, kind, muted, participant: this.#local });
+  }
+
+  /** Tells the server of one's own mute state; if it refuses, `before` holds again. */
+  #sendMute(kind, before) {
+    this.#muteSentAt[kind] = performance.now();
+    this.#send(this.#local.muted[kind] ? "mute" : "unmute", { kind }, {
+      onError: (error) => {
+        this.#applyLocalMute(kind, before);
+        this.#emit("muted", { userId: this.#local.userId, kind, muted: before, participant: this.#local });
+        this.#report(error);
+      },
+    });
   }
 
   #applyLocalMute(kind, muted) {
@@ -532,7 +703,7 @@ export class Call extends EventTarget {
    */
   #send(type, data, { to, id, onError } = {}) {
     const socket = this.#socket;
-    if (!socket || socket.readyState !== WebSocket.OPEN) {
+    if (!socket?.isOpen) {
       throw new CallError("not_connected", `There is no connection to send "${type}" on`);
     }
     const message = { type, roomId: this.roomId };
@@ -548,7 +719,7 @@ export class Call extends EventTarget {
       }
     }
     this.#log("debug", `→ ${type}`, message);
-    socket.send(JSON.stringify(message));
+    socket.send(message);
     return message.id;
   }
 
@@ -566,24 +737,7 @@ export class Call extends EventTarget {
     });
   }
 
-  #heartbeat() {
-    const silentFor = performance.now() - this.#lastHeard;
-    if (silentFor > PING_INTERVAL_MS + PONG_TIMEOUT_MS) {
-      this.#log("warn", "nothing heard from the server", { silentFor });
-      this.#onSocketClosed(CloseCode.ABNORMAL, "nothing heard from the server");
-      return;
-    }
-    if (this.#joined) {
-      try {
-        this.#send("ping", undefined);
-      } catch {
-        // The close event follows.
-      }
-    }
-  }
-
   #onSocketMessage(text) {
-    this.#lastHeard = performance.now();
     let message;
     try {
       message = JSON.parse(text);
@@ -604,22 +758,24 @@ export class Call extends EventTarget {
     const subject = data.userId ?? message.userId;
     switch (message.type) {
       case "joined": {
-        const request = this.#takeRequest(message.id, "join");
-        request?.resolve?.(data);
+        // At once, for what comes next may build on it.
+        this.#onJoined(data);
+        this.#takeRequest(message.id, "join")?.resolve?.(data);
         break;
       }
       case "waiting":
-        this.#setState("waiting");
+        if (this.#phase === "connecting") this.#phase = "waiting";
+        this.#refresh();
         this.#emit("waiting", data);
         break;
       case "answer":
-        if (isServer(message)) this.#onAnswer(message.id, data.sdp);
+        if (isServer(message)) this.#peer?.onAnswer(message.id, data.sdp);
         break;
       case "offer":
-        if (isServer(message)) this.#onServerOffer(message.id, data.sdp);
+        if (isServer(message)) this.#peer?.onOffer(message.id, data.sdp);
         break;
       case "ice-candidate":
-        if (isServer(message)) this.#onCandidate(data.candidate);
+        if (isServer(message)) this.#peer?.onCandidate(data.candidate);
         break;
       case "user-joined":
         this.#onUserJoined({ ...data, userId: subject });
@@ -681,8 +837,11 @@ export class Call extends EventTarget {
       case "recording-started":
       case "recording-stopped":
       case "recording-completed":
-      case "token-expiring":
         this.#emit(message.type, data);
+        break;
+      case "token-expiring":
+        this.#emit("token-expiring", data);
+        this.#renewToken();
         break;
       default:
         this.#log("info", `message of unknown type "${message.type}"`, message);
@@ -710,8 +869,8 @@ export class Call extends EventTarget {
     this.#requests.delete(id);
     const error = new CallError(data.code ?? "unknown", data.message, { request: request?.type });
     this.#log("warn", "the server refused", { code: error.code, message: error.message, request: error.request });
-    if (id !== undefined && id === this.#outstandingOffer) {
-      this.#onOfferRefused(error);
+    if (this.#peer?.onRefused(id, error)) {
+      // An offer: looked after there.
     } else if (request?.onError) {
       request.onError(error);
     } else {
@@ -719,62 +878,94 @@ export class Call extends EventTarget {
     }
   }
 
-  #onSocketClosed(code, reason) {
-    if (this.#state === "closed") return;
-    this.#log("info", "socket closed", { code, reason });
-    const known = closeReason(code);
-    if (known === "lost" && !this.#leaving) this.#setState("lost");
-    this.#close(code, reason || known, known === "left" ? null : known);
+  #failRequests(error) {
+    const requests = [...this.#requests.values()];
+    this.#requests.clear();
+    for (const request of requests) if (request.resolve) request.onError(error);
   }
 
   #close(code, reason, errorCode) {
-    if (this.#state === "closed") return;
-    this.#closed = { code, reason, error: errorCode };
-    clearInterval(this.#pingTimer);
-    clearTimeout(this.#offerTimer);
-    clearTimeout(this.#negotiationTimer);
-    const socket = this.#socket;
-    if (socket) {
-      socket.onmessage = null;
-      socket.onclose = null;
-      if (socket.readyState <= WebSocket.OPEN) socket.close(CloseCode.LEFT);
-    }
-    if (this.#pc) {
-      this.#pc.onconnectionstatechange = null;
-      this.#pc.close();
-    }
+    if (this.#phase === "closed") return;
+    this.#phase = "closed";
+    this.#signaling = false;
+    clearTimeout(this.#mediaTimer);
+    this.#watch?.();
+    this.#hurry?.();
     const failure = new CallError(errorCode ?? "closed", reason);
-    for (const request of this.#requests.values()) request.resolve && request.onError?.(failure);
-    this.#requests.clear();
-    this.#settleOffers(failure);
+    this.#failRequests(failure);
+    const socket = this.#socket;
+    this.#socket = null;
+    socket?.close(CloseCode.LEFT);
+    for (const waiter of this.#peer?.close() ?? []) waiter.reject(failure);
     for (const slot of this.#slots.values()) this.#empty(slot);
-    this.#setState("closed");
+    this.#refresh();
     this.#emit("closed", { code, reason, error: errorCode });
   }
 
   // Who is there
 
+  /** The first time, or after a return: then only what really changed is told. */
   #onJoined(data) {
+    const again = this.#joined !== null;
     this.#joined = data;
+    this.#signaling = true;
+    this.#phase = "in";
+    if (this.#outage) this.#outage.resumed = data.resumed === true;
     const you = data.you ?? {};
     this.#local.userId = you.userId ?? this.#local.userId;
     this.#local.role = you.role ?? this.#local.role;
     this.#local.displayName = you.displayName || this.#local.displayName || this.#local.userId;
     this.#local.permissions = you.permissions ?? null;
+
+    const present = (data.participants ?? []).filter(({ userId }) => userId !== this.#local.userId);
+    if (again) {
+      this.#diffParticipants(present);
+    } else {
+      for (const info of present) this.#addParticipant(info);
+      this.#refresh();
+      this.#emit("joined", data);
+      for (const participant of this.#participants.values()) {
+        this.#emit("participant-joined", { participant, userId: participant.userId, present: true });
+      }
+    }
+    this.#agreeOnMute(mutedOf(you.muted, { audio: false, video: false }));
+  }
+
+  /** Whoever muted before joining, or while away, stays muted; so does whom somebody else muted meanwhile. */
+  #agreeOnMute(server) {
     for (const kind of ["audio", "video"]) {
-      if (mutedOf(you.muted ?? {}, this.#local.muted)[kind]) this.#applyLocalMute(kind, true);
+      const own = this.#local.muted[kind];
+      if (own === server[kind]) continue;
+      if (own || this.#muteUnsent.has(kind)) {
+        this.#sendMute(kind, server[kind]);
+      } else {
+        this.#applyLocalMute(kind, true);
+        this.#emit("muted", { userId: this.#local.userId, kind, muted: true, by: null, participant: this.#local });
+      }
     }
-    for (const info of data.participants ?? []) {
-      if (info.userId !== this.#local.userId) this.#addParticipant(info);
+    this.#muteUnsent.clear();
+  }
+
+  #diffParticipants(present) {
+    const still = new Set(present.map(({ userId }) => userId));
+    for (const userId of [...this.#participants.keys()]) {
+      if (!still.has(userId)) this.#onUserLeft(userId, null);
     }
-    this.#setState("joined");
-    this.#emit("joined", data);
-    for (const participant of this.#participants.values()) {
-      this.#emit("participant-joined", { participant, userId: participant.userId, present: true });
-    }
-    // Whoever mutes before joining stays muted.
-    for (const kind of ["audio", "video"]) {
-      if (this.#local.muted[kind]) this.#send("mute", { kind });
+    for (const info of present) {
+      const known = this.#participants.get(info.userId);
+      if (!known) {
+        this.#onUserJoined(info);
+        continue;
+      }
+      const before = description(known);
+      const tracks = new Set((info.tracks ?? []).map(({ trackId }) => trackId));
+      for (const trackId of [...known.tracks.keys()]) {
+        if (!tracks.has(trackId)) this.#dropTrack(known, trackId);
+      }
+      this.#addParticipant({ connection: "ok", ...info });
+      if (description(known) !== before) {
+        this.#emit("participant-updated", { participant: known, userId: known.userId });
+      }
     }
   }
 
@@ -850,12 +1041,16 @@ export class Call extends EventTarget {
 
   #onTrackUnpublished(userId, trackId) {
     const participant = this.#participants.get(userId);
-    for (const slot of this.#slots.values()) {
-      if (slot.trackId === trackId && slot.userId === userId) this.#empty(slot);
-    }
     if (!participant) return;
-    participant.tracks.delete(trackId);
+    this.#dropTrack(participant, trackId);
     this.#emit("participant-updated", { participant, userId });
+  }
+
+  #dropTrack(participant, trackId) {
+    for (const slot of this.#slots.values()) {
+      if (slot.trackId === trackId && slot.userId === participant.userId) this.#empty(slot);
+    }
+    participant.tracks.delete(trackId);
   }
 
   #onMuted(userId, data, muted, message) {
@@ -899,7 +1094,7 @@ export class Call extends EventTarget {
    */
   #onTrackSubscribed(data) {
     const mid = String(data.mid);
-    const transceiver = this.#pc?.getTransceivers().find((candidate) => candidate.mid === mid);
+    const transceiver = this.#peer?.pc.getTransceivers().find((candidate) => candidate.mid === mid);
     if (!transceiver) {
       this.#log("warn", "track-subscribed for an unknown mid", data);
       return;
@@ -956,7 +1151,7 @@ export class Call extends EventTarget {
 
   /** Adds receive transceivers while there are more remote tracks of a kind than slots. */
   #growSlots() {
-    if (!this.#pc) return;
+    if (!this.#peer) return;
     const wanted = { audio: 0, video: 0 };
     for (const participant of this.#participants.values()) {
       for (const { kind } of participant.tracks.values()) wanted[kind] += 1;
@@ -971,51 +1166,115 @@ export class Call extends EventTarget {
     }
     if (grown) {
       this.#log("info", "more slots", { ...this.#slotCount });
-      this.#negotiated().catch((error) => this.#report(error));
+      this.#peer.request();
     }
   }
 
   #addSlot(kind) {
-    const transceiver = this.#pc.addTransceiver(kind, { direction: "recvonly" });
+    const transceiver = this.#peer.pc.addTransceiver(kind, { direction: "recvonly" });
     if (kind === "video") this.#setCodecs(transceiver, callCodecs(RTCRtpReceiver));
     this.#slotCount[kind] += 1;
   }
 
   // Sending
 
-  async #startMedia() {
-    const iceServers = this.#options.iceServers ?? this.#joined.iceServers ?? [];
-    const pc = new RTCPeerConnection({
-      iceServers,
-      iceTransportPolicy: this.#options.iceTransportPolicy ?? "all",
-      bundlePolicy: "max-bundle",
-      rtcpMuxPolicy: "require",
+  /** A connection with its receive slots. What is sent, and the servers to use, are known once joined. */
+  #buildPeer() {
+    const { iceServers = this.#joined?.iceServers ?? [], iceTransportPolicy = "all", slots = {} } = this.#options;
+    const configuration = { iceServers, iceTransportPolicy, bundlePolicy: "max-bundle", rtcpMuxPolicy: "require" };
+    const peer = new Peer(configuration, {
+      log: (...line) => this.#log(...line),
+      nextId: () => `o${this.#nextRequest++}`,
+      send: (type, data, options) => this.#send(type, data, options),
+      describe: () => this.#describeTracks(),
+      onAnswered: () => this.#onAnswered(),
+      onState: (state) => this.#onMediaState(state),
+      onStale: (why) => this.#onStalePeer(why),
+      report: (error) => this.#report(error),
     });
-    this.#pc = pc;
-    pc.onicecandidate = ({ candidate }) => this.#sendCandidate(candidate);
-    pc.onconnectionstatechange = () => this.#onMediaState(pc.connectionState);
-    pc.onicecandidateerror = (event) =>
-      this.#log("info", "ICE server trouble", { url: event.url, code: event.errorCode, text: event.errorText });
+    this.#peer = peer;
+    this.#slotCount = { audio: 0, video: 0 };
+    for (const kind of ["audio", "video"]) {
+      const count = Math.min(slots[kind] ?? INITIAL_SLOTS[kind], MAX_SLOTS[kind]);
+      for (let n = 0; n < count; n += 1) this.#addSlot(kind);
+    }
+  }
 
+  /** Offers what there is to send and to receive; after a return on the connection that the server kept, if it did. */
+  async #startMedia() {
+    const { resumed, media, iceServers = [] } = this.#joined;
+    const { pc, isUsed } = this.#peer;
+    const kept = resumed === true && media === true && !isBroken(pc);
+    if (isUsed && !kept) {
+      this.#rebuildPeer();
+      this.#refresh();
+      return;
+    }
+    this.#peer.setIceServers(this.#options.iceServers ?? iceServers);
+    if (isUsed) {
+      this.#log("info", "back with the same media connection", { media: pc.connectionState });
+      if (pc.connectionState !== "connected") this.#restartMedia("back");
+      this.#peer.resume();
+      this.#refresh();
+    } else {
+      this.#attachAll();
+      this.#peer.resume();
+      await this.#peer.negotiated();
+    }
+  }
+
+  /** The server has no such media connection any more. */
+  #onStalePeer(why) {
+    this.#log("info", "the server lost the media connection", { why });
+    if (this.#signaling) this.#rebuildPeer();
+    this.#refresh();
+  }
+
+  /** The same publications and as many slots on a fresh connection; nobody has to be asked. */
+  #rebuildPeer() {
+    this.#log("info", "a new media connection");
+    if (this.#media === "up") this.#media = "down";
+    for (const slot of this.#slots.values()) this.#empty(slot);
+    this.#slots.clear();
+    const waiters = this.#peer.close();
+    for (const publication of this.#publications) publication.transceiver = null;
+    this.#buildPeer();
+    this.#attachAll();
+    this.#peer.adopt(waiters);
+    this.#peer.resume();
+    this.#peer.request();
+    this.#restarts = Math.max(1, this.#restarts);
+    this.#awaitMedia();
+  }
+
+  #attachAll() {
     const permitted = this.#local.permissions?.publish !== false && this.#local.role !== "viewer";
     for (const publication of this.#publications) {
       if (permitted) {
-        this.#attach(publication);
+        if (!publication.transceiver) this.#attach(publication);
       } else {
         this.#publications.delete(publication);
       }
     }
-    const slots = { ...INITIAL_SLOTS, ...(this.#options.slots ?? {}) };
-    for (const kind of ["audio", "video"]) {
-      for (let n = 0; n < Math.min(slots[kind], MAX_SLOTS[kind]); n += 1) this.#addSlot(kind);
+  }
+
+  #describeTracks() {
+    const tracks = [];
+    for (const { transceiver, source, name } of this.#publications) {
+      if (transceiver?.mid) tracks.push(name ? { mid: transceiver.mid, source, name } : { mid: transceiver.mid, source });
     }
-    this.#growSlots();
-    await this.#negotiated();
+    return tracks;
+  }
+
+  #onAnswered() {
+    for (const publication of this.#publications) {
+      if (publication.transceiver) this.#applyBitrate(publication);
+    }
   }
 
   /** Gives a publication an m-line: an inactive one of its kind that was ours before, else a new one. */
   #attach(publication) {
-    const pc = this.#pc;
+    const { pc } = this.#peer;
     const { track } = publication;
     const busy = new Set([...this.#publications].map((other) => other.transceiver));
     const idle = pc.getTransceivers().find(
@@ -1087,175 +1346,487 @@ export class Call extends EventTarget {
   }
 
   #onMediaState(state) {
-    this.#log("info", `media ${state}`, { ice: this.#pc.iceConnectionState });
+    this.#log("info", `media ${state}`, { ice: this.#peer.pc.iceConnectionState });
+    clearTimeout(this.#mediaTimer);
     if (state === "connected") {
-      this.#setState("connected");
-    } else if (state === "disconnected" || state === "failed") {
-      this.#setState("lost");
-      if (state === "failed") {
-        this.#report(new CallError("media_failed", "No media connection to the server could be made or kept"));
+      this.#media = "up";
+      this.#restarts = 0;
+    } else if (state === "disconnected") {
+      this.#mediaTimer = setTimeout(() => this.#restartMedia(state), DISCONNECTED_MS);
+    } else if (state === "failed") {
+      if (this.#media === "none" && this.#restarts === 0) {
+        this.#report(new CallError("media_failed", "No media connection to the server could be made"));
       }
+      this.#restartMedia(state);
+    } else if (this.#restarts > 0) {
+      this.#awaitMedia();
+    }
+    this.#refresh();
+    this.#emitState();
+  }
+
+  #awaitMedia() {
+    clearTimeout(this.#mediaTimer);
+    this.#mediaTimer = setTimeout(() => this.#restartMedia("in vain"), backoff(this.#restarts, RESTART));
+  }
+
+  /** Asks for new paths to the server, and again until there is one. */
+  #restartMedia(why) {
+    clearTimeout(this.#mediaTimer);
+    if (this.#phase !== "in") return;
+    if (this.#media === "up") this.#media = "down";
+    this.#refresh();
+    // Without signaling there is nothing to do yet; whoever comes back looks after media.
+    if (!this.#signaling) return;
+    this.#restarts += 1;
+    const { pc } = this.#peer;
+    this.#log("info", "media restarts", { why, times: this.#restarts, state: pc.connectionState });
+    if (isBroken(pc) || this.#restarts % RESTARTS_UNTIL_REBUILD === 0) {
+      this.#rebuildPeer();
     } else {
-      this.#emitState();
+      this.#peer.request({ iceRestart: true });
+      this.#awaitMedia();
     }
   }
 
-  // Negotiation. One step at a time; the client's offer wins over the server's.
+  // Telling
+
+  /** Makes the state out of what is known, and tells when it is another one. */
+  #refresh() {
+    let state = this.#phase;
+    if (state === "in") {
+      if (!this.#signaling || this.#media === "down") state = "reconnecting";
+      else state = this.#media === "up" ? "connected" : "joined";
+    }
+    const before = this.#state;
+    if (state === before) return;
+    this.#state = state;
+    this.#log("info", `state ${state}`);
+    if (state === "reconnecting") this.#outage = { at: performance.now(), resumed: true };
+    const outage = before === "reconnecting" ? this.#outage : null;
+    if (outage) this.#outage = null;
+    this.#emitState();
+    if (state === "reconnecting") {
+      this.#emit("reconnecting", { signaling: !this.#signaling, media: this.#media === "down" });
+    } else if (outage && state !== "closed") {
+      this.#emit("reconnected", { resumed: outage.resumed, lostForMs: Math.round(performance.now() - outage.at) });
+    }
+  }
+
+  #emitState() {
+    this.#emit("connection-state", {
+      state: this.#state,
+      signaling: this.#socket?.state ?? (this.#phase === "new" ? "new" : "closed"),
+      media: this.#peer?.pc.connectionState ?? "new",
+    });
+  }
+
+  #report(error) {
+    const failure = toCallError(error);
+    if (this.#phase === "closed") return;
+    this.#emit("error", { code: failure.code, message: failure.message, request: failure.request, error: failure });
+  }
+
+  #emit(type, detail) {
+    this.dispatchEvent(new CustomEvent(type, { detail }));
+  }
+}
+
+/** One WebSocket to the server, with the pings that show whether it still lives. */
+class Socket {
+  #socket = null;
+  #url;
+  #token;
+  #hooks;
+  #interval = null;
+  #silence = null;
+  #silentAt = Infinity;
+  #ended = false;
+
+  /**
+   * @param {string} url
+   * @param {string} token
+   * @param {{ping: object, onMessage: (text: string) => void, onClosed: (code: number, reason: string) => void}} hooks
+   */
+  constructor(url, token, hooks) {
+    this.#url = url;
+    this.#token = token;
+    this.#hooks = hooks;
+  }
+
+  get isOpen() {
+    return !this.#ended && this.#socket?.readyState === WebSocket.OPEN;
+  }
+
+  get state() {
+    return ["connecting", "open", "closing", "closed"][this.#socket?.readyState] ?? "new";
+  }
+
+  /** Rejects with `bad_url`, `timeout` or `socket_refused`. */
+  open(timeoutMs) {
+    return new Promise((resolve, reject) => {
+      let socket;
+      try {
+        socket = new WebSocket(this.#url, [PROTOCOL, `bearer.${this.#token}`]);
+      } catch (error) {
+        reject(new CallError("bad_url", `The address ${this.#url} or the token cannot be used`, { cause: error }));
+        return;
+      }
+      this.#socket = socket;
+      const timer = setTimeout(() => {
+        reject(new CallError("timeout", "The server did not answer in time"));
+        this.close(CloseCode.LEFT);
+      }, timeoutMs);
+      socket.onopen = () => {
+        clearTimeout(timer);
+        this.#interval = setInterval(() => this.probe(SILENCE_MS), PING_INTERVAL_MS);
+        resolve();
+      };
+      socket.onmessage = ({ data }) => {
+        this.#heard();
+        this.#hooks.onMessage(data);
+      };
+      socket.onclose = ({ code, reason }) => {
+        clearTimeout(timer);
+        reject(new CallError("socket_refused", "The server refused the WebSocket"));
+        this.#end(code, reason);
+      };
+    });
+  }
+
+  send(message) {
+    this.#socket.send(JSON.stringify(message));
+  }
+
+  /** Asks for a sign of life; without one in time the socket is taken for dead. */
+  probe(ms) {
+    if (!this.isOpen) return;
+    const at = performance.now() + ms;
+    if (at >= this.#silentAt) return;
+    this.send(this.#hooks.ping);
+    this.#silentAt = at;
+    clearTimeout(this.#silence);
+    this.#silence = setTimeout(() => {
+      const late = performance.now() - at;
+      this.#silentAt = Infinity;
+      if (late > PROBE_MS) {
+        // The page slept: what the server said meanwhile may not have been handed out yet.
+        this.probe(PROBE_MS);
+      } else {
+        this.close(CloseCode.ABNORMAL, "nothing heard from the server");
+      }
+    }, ms);
+  }
+
+  #heard() {
+    clearTimeout(this.#silence);
+    this.#silentAt = Infinity;
+  }
+
+  /** Ends it from here, without waiting for a network that may be gone. */
+  close(code, reason = "") {
+    this.#end(code, reason);
+  }
+
+  #end(code, reason) {
+    if (this.#ended) return;
+    this.#ended = true;
+    clearInterval(this.#interval);
+    clearTimeout(this.#silence);
+    const socket = this.#socket;
+    if (socket) {
+      socket.onmessage = socket.onopen = socket.onclose = null;
+      if (socket.readyState <= WebSocket.OPEN) socket.close(CloseCode.LEFT);
+    }
+    this.#hooks.onClosed(code, reason);
+  }
+}
+
+/**
+ * One `RTCPeerConnection` and its negotiation with the server: one step at a time, and the client's offer wins over the
+ * server's. While suspended nothing is sent; an offer without its answer goes out again at {@link Peer#resume}.
+ */
+class Peer {
+  /** @type {RTCPeerConnection} */
+  pc;
+  #hooks;
+  #steps = Promise.resolve();
+  #suspended = true;
+  #closed = false;
+  #wanted = false;
+  #restartWanted = false;
+  #timer = null;
+  #lastOfferAt = -Infinity;
+  /** The client's offer that the server has not answered yet: {id, restart, data}. */
+  #offer = null;
+  #offerTimer = null;
+  #waiters = [];
+  /** The server's name of its side of this connection: the session id of its first description (RFC 8866 §5.2). */
+  #session = null;
+  /** Candidates of the server that came before its description. */
+  #remoteCandidates = [];
+  /** Own candidates that must not overtake the offer they belong to; `null` once offers are out. */
+  #localCandidates = [];
+
+  /**
+   * @param {RTCConfiguration} configuration
+   * @param {{
+   *   log: Function,
+   *   nextId: () => string,
+   *   send: (type: string, data: any, options?: {id?: string}) => void,
+   *   describe: () => object[],
+   *   onAnswered: () => void,
+   *   onState: (state: string) => void,
+   *   onStale: (why: string) => void,
+   *   report: (error: CallError) => void,
+   * }} hooks
+   */
+  constructor(configuration, hooks) {
+    this.#hooks = hooks;
+    const pc = new RTCPeerConnection(configuration);
+    this.pc = pc;
+    pc.onicecandidate = ({ candidate }) => this.#sendCandidate(candidate);
+    pc.onconnectionstatechange = () => hooks.onState(pc.connectionState);
+    pc.onicecandidateerror = (event) =>
+      hooks.log("info", "ICE server trouble", { url: event.url, code: event.errorCode, text: event.errorText });
+  }
+
+  /** Whether an offer was ever made. */
+  get isUsed() {
+    return this.#lastOfferAt !== -Infinity;
+  }
+
+  /** Takes effect with the next gathering of candidates: the first offer, or an ICE restart. */
+  setIceServers(iceServers) {
+    if (iceServers.length === 0) return;
+    try {
+      this.pc.setConfiguration({ ...this.pc.getConfiguration(), iceServers });
+    } catch (error) {
+      this.#hooks.log("warn", "ICE servers not applied", { error: String(error) });
+    }
+  }
+
+  suspend() {
+    this.#suspended = true;
+    this.#localCandidates ??= [];
+    clearTimeout(this.#offerTimer);
+    clearTimeout(this.#timer);
+    this.#timer = null;
+  }
+
+  resume() {
+    this.#suspended = false;
+    if (this.#offer) {
+      // The server may have seen it or not; the same offer twice does no harm, taking back one that was accepted would.
+      this.#step("offer again", () => this.#sendOffer()).catch(() => {});
+    } else {
+      this.#flushLocalCandidates();
+      if (this.#wanted) this.#schedule(0);
+    }
+  }
+
+  /** Gives back who still waits for an answer. */
+  close() {
+    this.suspend();
+    this.#closed = true;
+    const { pc } = this;
+    pc.onicecandidate = pc.onconnectionstatechange = pc.onicecandidateerror = null;
+    pc.close();
+    return this.#waiters.splice(0);
+  }
+
+  /** Lets those who wait for another connection's answer wait for this one's. */
+  adopt(waiters) {
+    for (const waiter of waiters) this.#waiters.push({ ...waiter, inOffer: null });
+  }
+
+  /** Asks for an offer; resolves when the server has answered one that contains every change made so far. */
+  negotiated() {
+    return new Promise((resolve, reject) => {
+      this.#waiters.push({ resolve, reject, inOffer: null });
+      this.request();
+    });
+  }
+
+  /** Asks for an offer. */
+  request({ iceRestart = false } = {}) {
+    this.#wanted = true;
+    this.#restartWanted ||= iceRestart;
+    this.#schedule(0);
+  }
 
   #step(name, run) {
     const result = this.#steps.then(async () => {
-      if (this.#state === "closed" || !this.#pc) return;
-      await run();
+      if (!this.#closed) await run();
     });
     this.#steps = result.catch((error) => {
-      this.#log("error", `${name} failed`, { error: String(error) });
+      if (!this.#closed) this.#hooks.log("error", `${name} failed`, { error: String(error) });
     });
     return result;
   }
 
-  /** Asks for an offer; resolves when the server has answered one that contains every change made so far. */
-  #negotiated() {
-    return new Promise((resolve, reject) => {
-      this.#offerWaiters.push({ resolve, reject, inOffer: null });
-      this.#negotiationWanted = true;
-      this.#scheduleOffer(0);
-    });
+  #report(error) {
+    if (!this.#closed) this.#hooks.report(toCallError(error));
   }
 
-  #scheduleOffer(delay) {
-    if (this.#negotiationTimer !== null || this.#outstandingOffer !== null || this.#state === "closed") return;
+  #schedule(delay) {
+    if (this.#timer !== null || this.#offer !== null || this.#suspended) return;
     const gap = Math.max(delay, this.#lastOfferAt + OFFER_GAP_MS - performance.now(), 0);
-    const go = () => {
-      this.#negotiationTimer = null;
-      this.#step("offer", () => this.#makeOffer()).catch((error) => {
-        this.#settleOffers(toCallError(error));
-      });
-    };
     // Changes of the same turn share an offer.
-    this.#negotiationTimer = setTimeout(go, gap);
+    this.#timer = setTimeout(() => {
+      this.#timer = null;
+      this.#step("offer", () => this.#makeOffer()).catch((error) => this.#settle(toCallError(error)));
+    }, gap);
   }
 
   async #makeOffer() {
-    const pc = this.#pc;
-    if (!this.#negotiationWanted || this.#outstandingOffer !== null) return;
+    const { pc } = this;
+    if (!this.#wanted || this.#offer !== null || this.#suspended) return;
     if (pc.signalingState !== "stable") {
-      this.#log("info", "offer waits", { signalingState: pc.signalingState });
+      this.#hooks.log("info", "offer waits", { signalingState: pc.signalingState });
       return;
     }
-    this.#negotiationWanted = false;
+    this.#wanted = false;
+    const restart = this.#restartWanted && pc.connectionState !== "connected";
+    this.#restartWanted = false;
     this.#lastOfferAt = performance.now();
-    const id = `o${this.#nextRequest++}`;
-    for (const waiter of this.#offerWaiters) waiter.inOffer ??= id;
-    await pc.setLocalDescription(await pc.createOffer());
-    this.#outstandingOffer = id;
-    this.#offerTimer = setTimeout(() => {
-      this.#onOfferRefused(new CallError("timeout", "The server did not answer an offer", { request: "offer" }));
-    }, OFFER_TIMEOUT_MS);
-    const tracks = [];
-    for (const { transceiver, source, name } of this.#publications) {
-      if (transceiver?.mid) tracks.push(name ? { mid: transceiver.mid, source, name } : { mid: transceiver.mid, source });
-    }
-    const { type, sdp } = pc.localDescription;
-    this.#send("offer", { sdp: { type, sdp }, tracks }, { id });
-    const held = this.#localCandidates ?? [];
-    this.#localCandidates = null;
-    for (const candidate of held) this.#sendCandidate(candidate);
+    const id = this.#hooks.nextId();
+    for (const waiter of this.#waiters) waiter.inOffer ??= id;
+    await pc.setLocalDescription(await pc.createOffer({ iceRestart: restart }));
+    this.#offer = { id, restart };
+    this.#sendOffer();
   }
 
-  #onAnswer(id, description) {
+  #sendOffer() {
+    const { pc } = this;
+    if (this.#offer === null || this.#suspended || pc.signalingState !== "have-local-offer") return;
+    this.#offerTimer = setTimeout(() => {
+      this.#refused(new CallError("timeout", "The server did not answer an offer", { request: "offer" }));
+    }, OFFER_TIMEOUT_MS);
+    const { type, sdp } = pc.localDescription;
+    if (!this.#send("offer", { sdp: { type, sdp }, tracks: this.#hooks.describe() }, { id: this.#offer.id })) return;
+    this.#flushLocalCandidates();
+  }
+
+  /** Whether it could be sent; if not, the socket is about to be reported as lost. */
+  #send(type, data, options) {
+    try {
+      this.#hooks.send(type, data, options);
+      return true;
+    } catch (error) {
+      this.#hooks.log("info", `"${type}" not sent`, { error: String(error) });
+      return false;
+    }
+  }
+
+  onAnswer(id, description) {
     this.#step("answer", async () => {
-      if (this.#outstandingOffer === null || (id !== undefined && id !== this.#outstandingOffer)) {
-        this.#log("warn", "an answer to no offer of ours", { id, outstanding: this.#outstandingOffer });
+      if (this.#offer === null || (id !== undefined && id !== this.#offer.id)) {
+        this.#hooks.log("warn", "an answer to no offer of ours", { id, outstanding: this.#offer?.id });
         return;
       }
-      const offer = this.#outstandingOffer;
+      const offer = this.#offer;
       clearTimeout(this.#offerTimer);
-      this.#requests.delete(offer);
+      const answer = asDescription("answer", description);
+      // Its new connection would take our ICE checks, and never understand the keys of the old one.
+      if (this.#isOfAnother(answer)) return this.#hooks.onStale("answered by another connection");
       try {
-        await this.#pc.setRemoteDescription(asDescription("answer", description));
+        await this.pc.setRemoteDescription(answer);
       } catch (error) {
-        this.#outstandingOffer = null;
+        this.#offer = null;
         await this.#rollback();
         throw new CallError("bad_answer", `The server's answer cannot be used: ${error.message}`, { cause: error });
       }
-      this.#outstandingOffer = null;
-      await this.#flushCandidates();
-      for (const publication of this.#publications) {
-        if (publication.transceiver) this.#applyBitrate(publication);
-      }
-      this.#settleOffers(null, offer);
-      if (this.#negotiationWanted) this.#scheduleOffer(0);
+      this.#offer = null;
+      await this.#flushRemoteCandidates();
+      this.#hooks.onAnswered();
+      this.#settle(null, offer.id);
+      if (this.#wanted) this.#schedule(0);
     }).catch((error) => {
-      this.#settleOffers(toCallError(error));
-      this.#report(toCallError(error));
+      this.#settle(toCallError(error));
+      this.#report(error);
     });
   }
 
+  #isOfAnother({ sdp }) {
+    const session = /^o=\S+ (\S+)/m.exec(sdp ?? "")?.[1] ?? null;
+    this.#session ??= session;
+    return session !== this.#session;
+  }
+
+  /** Whether it was an offer of this connection that the server refused. */
+  onRefused(id, error) {
+    if (id === undefined || id === null || id !== this.#offer?.id) return false;
+    this.#refused(error);
+    return true;
+  }
+
   /** The server does not want an offer: it is rolled back; one that failed for a passing reason is made again. */
-  #onOfferRefused(error) {
-    const offer = this.#outstandingOffer;
+  #refused(error) {
+    const offer = this.#offer;
     clearTimeout(this.#offerTimer);
     this.#step("rollback", async () => {
-      if (this.#outstandingOffer !== offer || offer === null) return;
-      this.#requests.delete(offer);
+      if (offer === null || this.#offer !== offer) return;
       await this.#rollback();
-      this.#outstandingOffer = null;
-      const passing = error.code === "rate_limited";
-      if (passing) {
-        for (const waiter of this.#offerWaiters) {
-          if (waiter.inOffer === offer) waiter.inOffer = null;
+      this.#offer = null;
+      this.#restartWanted ||= offer.restart;
+      if (error.code === "rate_limited") {
+        for (const waiter of this.#waiters) {
+          if (waiter.inOffer === offer.id) waiter.inOffer = null;
         }
-        this.#negotiationWanted = true;
-        this.#scheduleOffer(OFFER_RETRY_MS);
+        this.#wanted = true;
+      } else if (offer.restart && error.code !== "timeout") {
+        this.#hooks.onStale(error.code);
+        return;
       } else {
-        this.#settleOffers(error, offer);
+        this.#settle(error, offer.id);
         this.#report(error);
-        if (this.#negotiationWanted) this.#scheduleOffer(OFFER_RETRY_MS);
       }
-    }).catch((failure) => this.#report(toCallError(failure)));
+      if (this.#wanted) this.#schedule(OFFER_RETRY_MS);
+    }).catch((failure) => this.#report(failure));
   }
 
   /** Back to stable, whoever's offer is pending; without that nothing could be negotiated any more. */
   async #rollback() {
-    const state = this.#pc.signalingState;
-    if (state === "have-local-offer") await this.#pc.setLocalDescription({ type: "rollback" });
-    if (state === "have-remote-offer") await this.#pc.setRemoteDescription({ type: "rollback", sdp: "" });
+    const { pc } = this;
+    if (pc.signalingState === "have-local-offer") await pc.setLocalDescription({ type: "rollback" });
+    if (pc.signalingState === "have-remote-offer") await pc.setRemoteDescription({ type: "rollback", sdp: "" });
   }
 
-  #settleOffers(error, offer) {
+  #settle(error, id) {
     const rest = [];
-    for (const waiter of this.#offerWaiters) {
-      if (offer !== undefined && waiter.inOffer !== offer) {
-        rest.push(waiter);
-      } else if (error) {
-        waiter.reject(error);
-      } else {
-        waiter.resolve();
-      }
+    for (const waiter of this.#waiters) {
+      if (id !== undefined && waiter.inOffer !== id) rest.push(waiter);
+      else if (error) waiter.reject(error);
+      else waiter.resolve();
     }
-    this.#offerWaiters = rest;
+    this.#waiters = rest;
   }
 
-  #onServerOffer(id, description) {
+  onOffer(id, description) {
     this.#step("server offer", async () => {
-      const pc = this.#pc;
-      if (this.#outstandingOffer !== null || pc.signalingState !== "stable") {
-        this.#log("info", "glare: the server's offer is ignored, ours is under way", { id });
+      const { pc } = this;
+      if (this.#offer !== null || pc.signalingState !== "stable") {
+        this.#hooks.log("info", "glare: the server's offer is ignored, ours is under way", { id });
         return;
       }
+      const offer = asDescription("offer", description);
+      if (this.#session !== null && this.#isOfAnother(offer)) return this.#hooks.onStale("offered by another connection");
       try {
-        await pc.setRemoteDescription(asDescription("offer", description));
-        await this.#flushCandidates();
+        await pc.setRemoteDescription(offer);
+        await this.#flushRemoteCandidates();
         await pc.setLocalDescription(await pc.createAnswer());
       } catch (error) {
         await this.#rollback();
         throw new CallError("bad_offer", `The server's offer cannot be used: ${error.message}`, { cause: error });
       }
-      const { type, sdp } = pc.localDescription;
-      this.#localCandidates = null;
-      this.#send("answer", { sdp: { type, sdp } }, { id });
-      if (this.#negotiationWanted) this.#scheduleOffer(0);
-    }).catch((error) => this.#report(toCallError(error)));
+      if (!this.#suspended) {
+        const { type, sdp } = pc.localDescription;
+        this.#send("answer", { sdp: { type, sdp } }, { id });
+        this.#flushLocalCandidates();
+      }
+      if (this.#wanted) this.#schedule(0);
+    }).catch((error) => this.#report(error));
   }
 
   #sendCandidate(candidate) {
@@ -1263,52 +1834,31 @@ export class Call extends EventTarget {
       this.#localCandidates.push(candidate);
       return;
     }
-    if (this.#socket?.readyState !== WebSocket.OPEN) return;
     this.#send("ice-candidate", { candidate: candidate && candidate.candidate !== "" ? candidate.toJSON() : null });
   }
 
-  #onCandidate(candidate) {
-    this.#remoteCandidates.push(candidate ?? null);
-    this.#step("candidate", () => this.#flushCandidates()).catch(() => {});
+  #flushLocalCandidates() {
+    if (!this.isUsed || this.#suspended) return;
+    const held = this.#localCandidates ?? [];
+    this.#localCandidates = null;
+    for (const candidate of held) this.#sendCandidate(candidate);
   }
 
-  async #flushCandidates() {
-    if (!this.#pc.remoteDescription) return;
+  onCandidate(candidate) {
+    this.#remoteCandidates.push(candidate ?? null);
+    this.#step("candidate", () => this.#flushRemoteCandidates()).catch(() => {});
+  }
+
+  async #flushRemoteCandidates() {
+    if (!this.pc.remoteDescription) return;
     for (const candidate of this.#remoteCandidates.splice(0)) {
       const init = typeof candidate === "string" ? { candidate, sdpMLineIndex: 0 } : candidate;
       try {
-        await this.#pc.addIceCandidate(init ?? undefined);
+        await this.pc.addIceCandidate(init ?? undefined);
       } catch (error) {
-        this.#log("info", "a candidate of the server was not accepted", { candidate, error: String(error) });
+        this.#hooks.log("info", "a candidate of the server was not accepted", { candidate, error: String(error) });
       }
     }
-  }
-
-  // Telling
-
-  #setState(state) {
-    if (this.#state === state || this.#state === "closed") return;
-    this.#state = state;
-    this.#log("info", `state ${state}`);
-    this.#emitState();
-  }
-
-  #emitState() {
-    this.#emit("connection-state", {
-      state: this.#state,
-      signaling: signalingState(this.#socket),
-      media: this.#pc?.connectionState ?? "new",
-    });
-  }
-
-  #report(error) {
-    const failure = toCallError(error);
-    if (this.#state === "closed") return;
-    this.#emit("error", { code: failure.code, message: failure.message, request: failure.request, error: failure });
-  }
-
-  #emit(type, detail) {
-    this.dispatchEvent(new CustomEvent(type, { detail }));
   }
 }
 
@@ -1394,8 +1944,48 @@ function isServer(message) {
   return message.userId === SFU || message.userId === undefined || message.userId === null;
 }
 
-function signalingState(socket) {
-  return ["connecting", "open", "closing", "closed"][socket?.readyState] ?? "new";
+/** Refusals and failures that may be over at the next try. */
+const PASSING = new Set([
+  "lost",
+  "timeout",
+  "unreachable",
+  "socket_refused",
+  "server_going_away",
+  "server_draining",
+  "rate_limited",
+  "token_failed",
+  "not_connected",
+]);
+
+/** Exponential, with jitter so that not everybody comes back to a restarted server at the same moment. */
+function backoff(attempt, { firstMs, maxMs }) {
+  return Math.min(maxMs, firstMs * 2 ** attempt) * (0.5 + Math.random() / 2);
+}
+
+/** What no ICE restart can mend: closed, or a DTLS session that is gone. */
+function isBroken(pc) {
+  return pc.connectionState === "closed" || (pc.connectionState === "failed" && pc.iceConnectionState !== "failed");
+}
+
+/** Whether a JSON Web Token is over by its own account. What cannot be read is left to the server. */
+function expiresSoon(token) {
+  try {
+    const { exp } = JSON.parse(atob(token.split(".")[1].replace(/-/g, "+").replace(/_/g, "/")));
+    return exp * 1000 < Date.now() + RETRY_ATTEMPT_MS;
+  } catch {
+    return false;
+  }
+}
+
+/** All about somebody that an event would tell of, to see whether it has changed. */
+function description({ displayName, role, metadata, muted, connection, tracks }) {
+  const published = [...tracks.values()].map(({ trackId, source }) => [trackId, source]);
+  return JSON.stringify([displayName, role, metadata, muted, connection, published]);
+}
+
+function closeCode(errorCode) {
+  const codes = Object.values(CloseCode);
+  return codes.find((code) => closeReason(code) === errorCode) ?? CloseCode.ABNORMAL;
 }
 
 function closeReason(code) {

@@ -140,7 +140,8 @@ mod tests {
                 "event {event} is not in client.d.ts"
             );
         }
-        for line in code.lines().filter(|line| line.ends_with(") {")) {
+        let exported = code.split("\nexport class ").skip(1).filter_map(|class| class.split("\n}\n").next());
+        for line in exported.flat_map(str::lines).filter(|line| line.ends_with(") {")) {
             // Members stand two spaces in; private ones begin with `#`.
             let Some(member) = line.strip_prefix("  ").filter(|member| !member.starts_with([' ', '#'])) else {
                 continue;

@@ -95,6 +95,11 @@ fn the_sdk_keeps_the_rules_of_signaling() {
     Story::new("sdk_rules").run();
 }
 
+#[test]
+fn the_sdk_comes_back_after_losses() {
+    Story::new("sdk_reconnects").run();
+}
+
 /// The whole machine is one resource: a lock between the tests of a process, and a file lock between processes.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 

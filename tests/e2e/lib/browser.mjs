@@ -45,6 +45,7 @@ const FIREFOX_SETTINGS = {
 };
 
 const IN_PAGE = readFileSync(new URL("./in-page.js", import.meta.url), "utf8");
+const SCRIPTED_SERVER = readFileSync(new URL("./scripted-server.js", import.meta.url), "utf8");
 
 /** A Chromium with a profile of its own; `arguments` are added to the usual ones. */
 export async function chromium({ args = [], omit = [] } = {}) {
@@ -124,6 +125,11 @@ export async function blankPage(browser, name, { path = "style.css" } = {}) {
 
 export function addHelpers(page) {
   return page.evaluate(IN_PAGE);
+}
+
+/** Puts a scripted server in the place of the real one, for all that the page opens from now on. */
+export function scriptedServer(page) {
+  return page.evaluate(SCRIPTED_SERVER);
 }
 
 /** Keeps what a page logs, for the report of a failed story. */

@@ -177,6 +177,8 @@ globalThis.e2e = (() => {
     Object.assign(state, { call, joinedAt: null, subscriptions: [], firstFrames: {}, events: [], chats: [], datas: [], closed: null, stream: made });
     for (const type of [
       "connection-state",
+      "reconnecting",
+      "reconnected",
       "waiting",
       "participant-joined",
       "participant-left",

@@ -3,89 +3,13 @@
  * come too late, slots that change hands, mutes by others, close codes. Media is a real pair of connections.
  */
 
-import { blankPage, chromium } from "../lib/browser.mjs";
+import { blankPage, chromium, scriptedServer } from "../lib/browser.mjs";
 import { assertEqual, step, story, until } from "../lib/story.mjs";
-
-/** Runs in the page: a socket and a media server under the scenario's control. */
-function installServer() {
-  const server = { inbox: [], pc: new RTCPeerConnection(), socket: null, hold: false, refuse: null };
-  globalThis.server = server;
-
-  globalThis.WebSocket = class extends EventTarget {
-    static OPEN = 1;
-    readyState = 0;
-    constructor(url, protocols) {
-      super();
-      Object.assign(server, { socket: this, url, protocols });
-      setTimeout(() => {
-        this.readyState = 1;
-        this.onopen?.();
-      });
-    }
-    send(text) {
-      const message = JSON.parse(text);
-      server.inbox.push(message);
-      server.onMessage(message);
-    }
-    close(code) {
-      this.readyState = 3;
-      server.closedWith = code;
-    }
-  };
-
-  server.say = (message) => server.socket.onmessage?.({ data: JSON.stringify({ roomId: "r", ...message }) });
-  server.drop = (code, reason) => server.socket.onclose?.({ code, reason });
-  server.sent = (type) => server.inbox.filter((message) => message.type === type);
-
-  async function gathered() {
-    while (server.pc.iceGatheringState !== "complete") await new Promise((resolve) => setTimeout(resolve, 10));
-    const { type, sdp } = server.pc.localDescription;
-    return { type, sdp };
-  }
-  server.answer = async (message) => {
-    await server.pc.setRemoteDescription(message.data.sdp);
-    for (const transceiver of server.pc.getTransceivers()) {
-      if (transceiver.direction === "recvonly" && !transceiver.receiver.track.muted) continue;
-      transceiver.direction = "sendrecv";
-    }
-    await server.pc.setLocalDescription(await server.pc.createAnswer());
-    server.say({ type: "answer", userId: "sfu", id: message.id, data: { sdp: await gathered() } });
-  };
-  server.offer = async (id) => {
-    await server.pc.setLocalDescription(await server.pc.createOffer({ iceRestart: true }));
-    server.say({ type: "offer", userId: "sfu", id, data: { sdp: await gathered() } });
-  };
-  server.onMessage = async (message) => {
-    if (message.type === "join") {
-      server.say({
-        type: "joined",
-        id: message.id,
-        userId: "me",
-        data: {
-          participants: [{ userId: "ann", displayName: "Ann", role: "host", muted: { audio: true, video: false }, tracks: [] }],
-          iceServers: [],
-          encoding: { audio: { bitrate: 32000, codec: "opus" }, video: { bitrate: { min: 1, max: 300000 }, codec: "vp8" } },
-          you: { userId: "me", role: "participant", permissions: { publish: true } },
-        },
-      });
-    } else if (message.type === "offer" && server.refuse) {
-      const code = server.refuse;
-      server.refuse = null;
-      server.say({ type: "error", userId: "sfu", id: message.id, data: { code, message: "not so" } });
-    } else if (message.type === "offer" && !server.hold) {
-      await server.answer(message);
-    } else if (message.type === "answer") {
-      await server.pc.setRemoteDescription(message.data.sdp);
-    } else if (message.type === "ice-candidate" && message.data.candidate && server.pc.remoteDescription) {
-      await server.pc.addIceCandidate(message.data.candidate).catch(() => {});
-    }
-  };
-}
 
 await story("the rules of signaling, as the SDK keeps them", async () => {
   const browser = await chromium();
   const page = await blankPage(browser, "me");
-  await page.evaluate(installServer);
+  await scriptedServer(page);
   const sent = (type) => page.evaluate((wanted) => server.sent(wanted), type);
   const events = (type) => page.evaluate((wanted) => e2e.state.events.filter((event) => event.type === wanted), type);
 
@@ -99,7 +23,7 @@ await story("the rules of signaling, as the SDK keeps them", async () => {
   const [offer] = await sent("offer");
   const mline = (kind) => offer.data.sdp.sdp.split("\r\n").filter((line) => line.startsWith(`m=${kind}`)).length;
   assertEqual([mline("audio"), mline("video")], [3, 10], "m-lines of the first offer: 3 and 9 slots, one camera");
-  assertEqual(offer.data.tracks.map(({ mid, source }) => ({ mid, source })), [{ mid: "0", source: "camera" }], "named tracks");
+  assertEqual(offer.data.tracks.map(({ mid, source }) => ({ mid, source })), [{ mid: "12", source: "camera" }], "named tracks");
   await page.evaluate(async () => {
     const other = new RTCPeerConnection();
     other.addTransceiver("video");
