@@ -78,6 +78,11 @@ export interface CallOptions {
   muted?: { audio?: boolean; video?: boolean };
   /** Sends video with this codec only, e.g. `"VP9"`; the server's first choice by default. */
   videoCodec?: string;
+  /**
+   * Cameras are sent in several sizes (VP8, H.264: simulcast `l`, `m`, `h`; VP9, AV1: one scalable stream) unless this is
+   * `false`; small captures in fewer. The server says which of them somebody watches, and only those are sent.
+   */
+  simulcast?: boolean;
   /** Instead of those the server names. */
   iceServers?: RTCIceServer[];
   /** `"relay"` sends everything through TURN. */
@@ -228,7 +233,7 @@ export class Call extends EventTarget {
   /** Sends tracks; resolves when the server has answered the offer that holds them. */
   publish(
     media: MediaStream | MediaStreamTrack | MediaStreamTrack[],
-    options?: { source?: Source; name?: string; videoCodec?: string },
+    options?: { source?: Source; name?: string; videoCodec?: string; simulcast?: boolean },
   ): Promise<void>;
   /** Stops sending tracks (or what comes from a source); the tracks themselves go on. */
   unpublish(media: MediaStream | MediaStreamTrack | MediaStreamTrack[] | Source): Promise<void>;

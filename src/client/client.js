@@ -67,6 +67,21 @@ const RESTART = { firstMs: 2_000, maxMs: 8_000 };
 /** After so many restarts in vain a connection is built anew: the fault may lie elsewhere than on the network. */
 const RESTARTS_UNTIL_REBUILD = 4;
 
+/**
+ * The encodings of a camera: what is halved in width and height needs about a third of the bitrate. `floor` keeps small
+ * ones watchable where an operator allows little.
+ */
+const LAYERS = {
+  l: { rid: "l", scaleResolutionDownBy: 4, share: 0.08, floor: 100_000 },
+  m: { rid: "m", scaleResolutionDownBy: 2, share: 0.3, floor: 300_000 },
+  h: { rid: "h", scaleResolutionDownBy: 1, share: 1, floor: 0 },
+};
+/** Longer side of a capture from which on it is worth three encodings, or two: a quarter of less is a blur. */
+const THREE_LAYERS_FROM = 960;
+const TWO_LAYERS_FROM = 480;
+/** Of a shared screen. With three temporal layers it can be thinned to 10 and 5 frames per second. */
+const SCREEN_FRAMERATE = 20;
+
 /** Close codes of the signaling socket. */
 export const CloseCode = Object.freeze({
   LEFT: 1000,
@@ -189,7 +204,7 @@ export class Call extends EventTarget {
   /** Kinds whose mute changed while there was nobody to tell. */
   #muteUnsent = new Set();
 
-  /** What is sent: {track, source, name, transceiver, streamGroup}. */
+  /** @type {Set<Publication>} */
   #publications = new Set();
   /** What each receive m-line carries: mid to {kind, mid, transceiver, userId, trackId, source}. */
   #slots = new Map();
@@ -559,23 +574,28 @@ export class Call extends EventTarget {
     for (const existing of this.#publications) {
       if (existing.track === track) throw new CallError("already_published", `Track ${track.id} is sent already`);
     }
-    const publication = {
-      track,
+    const publication = new Publication(track, {
       source: sourceOf(track, options.source),
       name: options.name ?? track.label ?? "",
       videoCodec: options.videoCodec ?? this.#options.videoCodec ?? null,
-      transceiver: null,
-      stream: new MediaStream([track]),
-    };
+      simulcast: options.simulcast ?? this.#options.simulcast ?? true,
+      log: (...line) => this.#log(...line),
+    });
     this.#publications.add(publication);
     this.#local.streams.set(publication.source, publication.stream);
     this.#applyEnabled(publication);
+    this.#watchTrack(publication);
+    return publication;
+  }
+
+  /** A camera may be unplugged, and the browser's own bar ends a shared screen. */
+  #watchTrack(publication) {
+    const { track } = publication;
     track.addEventListener("ended", () => {
       if (!this.#publications.has(publication) || publication.track !== track) return;
       this.#emit("local-track-ended", { track, source: publication.source, kind: track.kind });
       this.unpublish(track).catch((error) => this.#report(error));
     });
-    return publication;
   }
 
   /**
@@ -614,10 +634,8 @@ export class Call extends EventTarget {
     const publication = [...this.#publications].find((candidate) => candidate.track === oldTrack);
     if (!publication) throw new CallError("not_published", "The track to replace is not sent");
     if (oldTrack.kind !== newTrack.kind) throw new CallError("wrong_kind", "Both tracks must be of the same kind");
-    await publication.transceiver?.sender.replaceTrack(newTrack);
-    publication.stream.removeTrack(oldTrack);
-    publication.stream.addTrack(newTrack);
-    publication.track = newTrack;
+    await publication.replaceTrack(newTrack);
+    this.#watchTrack(publication);
     this.#applyEnabled(publication);
   }
 
@@ -801,6 +819,9 @@ export class Call extends EventTarget {
         break;
       case "active-speaker":
         this.#onActiveSpeaker(data);
+        break;
+      case "layers-wanted":
+        this.#onLayersWanted(data);
         break;
       case "chat":
         this.#emit("chat", {
@@ -1172,7 +1193,7 @@ export class Call extends EventTarget {
 
   #addSlot(kind) {
     const transceiver = this.#peer.pc.addTransceiver(kind, { direction: "recvonly" });
-    if (kind === "video") this.#setCodecs(transceiver, callCodecs(RTCRtpReceiver));
+    this.#setCodecs(transceiver, callCodecs(RTCRtpReceiver, kind));
     this.#slotCount[kind] += 1;
   }
 
@@ -1237,7 +1258,7 @@ export class Call extends EventTarget {
     for (const slot of this.#slots.values()) this.#empty(slot);
     this.#slots.clear();
     const waiters = this.#peer.close();
-    for (const publication of this.#publications) publication.transceiver = null;
+    for (const publication of this.#publications) publication.release();
     this.#buildPeer();
     this.#attachAll();
     this.#peer.adopt(waiters);
@@ -1266,74 +1287,34 @@ export class Call extends EventTarget {
     return tracks;
   }
 
+  /** Browsers differ in what of `sendEncodings` outlives a negotiation. */
   #onAnswered() {
+    for (const publication of this.#publications) publication.settle();
+  }
+
+  /** Somebody watches these encodings, nobody those: what nobody watches is not sent. */
+  #onLayersWanted({ mid, encodings }) {
     for (const publication of this.#publications) {
-      if (publication.transceiver) this.#applyBitrate(publication);
+      if (publication.transceiver && publication.transceiver.mid === String(mid)) publication.setWanted(encodings ?? []);
     }
   }
 
-  /** Gives a publication an m-line: an inactive one of its kind that was ours before, else a new one. */
+  /** Gives a publication an m-line: an inactive one that was ours before and sends in the same way, else a new one. */
   #attach(publication) {
     const { pc } = this.#peer;
-    const { track } = publication;
     const busy = new Set([...this.#publications].map((other) => other.transceiver));
-    const idle = pc.getTransceivers().find(
+    const idle = pc.getTransceivers().filter(
       (transceiver) =>
         transceiver.direction === "inactive" &&
         transceiver.currentDirection !== "stopped" &&
-        transceiver.receiver.track.kind === track.kind &&
+        transceiver.receiver.track.kind === publication.track.kind &&
         !transceiver.sender.track &&
         !busy.has(transceiver),
     );
-    if (idle) {
-      idle.direction = "sendonly";
-      idle.sender.setStreams?.(publication.stream);
-      idle.sender.replaceTrack(track).catch((error) => this.#report(error));
-      publication.transceiver = idle;
-    } else {
-      publication.transceiver = pc.addTransceiver(track, {
-        direction: "sendonly",
-        streams: [publication.stream],
-        sendEncodings: [this.#sendEncoding(track.kind)],
-      });
-    }
-    this.#preferCodec(publication);
-    this.#applyBitrate(publication);
-  }
-
-  #sendEncoding(kind) {
-    const encoding = {};
-    const maxBitrate = kind === "video" ? this.encoding?.video?.bitrate?.max : this.encoding?.audio?.bitrate;
-    if (Number.isFinite(maxBitrate) && maxBitrate > 0) encoding.maxBitrate = maxBitrate;
-    return encoding;
-  }
-
-  /** Browsers differ in whether `sendEncodings` sticks for a reused sender, so the cap is set on its parameters too. */
-  async #applyBitrate({ transceiver, track }) {
-    const { maxBitrate } = this.#sendEncoding(track.kind);
-    if (!maxBitrate) return;
-    try {
-      const parameters = transceiver.sender.getParameters();
-      if (!parameters.encodings?.length || parameters.encodings[0].maxBitrate === maxBitrate) return;
-      parameters.encodings[0].maxBitrate = maxBitrate;
-      await transceiver.sender.setParameters(parameters);
-    } catch (error) {
-      this.#log("info", "bitrate cap not applied", { error: String(error) });
-    }
-  }
-
-  #preferCodec({ transceiver, track, videoCodec }) {
-    if (track.kind !== "video") return;
-    const wanted = (videoCodec ?? this.encoding?.video?.codec ?? "").toLowerCase();
-    const codecs = callCodecs(RTCRtpSender);
-    const isWanted = (codec) => codec.mimeType.toLowerCase() === `video/${wanted}`;
-    const first = codecs.filter(isWanted);
-    if (first.length === 0 && videoCodec) {
-      this.#log("warn", `this browser cannot send ${videoCodec}`);
-    }
-    const only = Boolean(videoCodec) && first.length > 0;
-    const rest = codecs.filter((codec) => !isWanted(codec) && (!only || isHelper(codec)));
-    this.#setCodecs(transceiver, [...first, ...rest]);
+    publication.plan(this.encoding);
+    const transceiver = publication.attach(pc, idle);
+    this.#setCodecs(transceiver, publication.codecs());
+    publication.settle();
   }
 
   #setCodecs(transceiver, codecs) {
@@ -1361,8 +1342,7 @@ export class Call extends EventTarget {
     } else if (this.#restarts > 0) {
       this.#awaitMedia();
     }
-    this.#refresh();
-    this.#emitState();
+    if (!this.#refresh()) this.#emitState();
   }
 
   #awaitMedia() {
@@ -1391,7 +1371,7 @@ export class Call extends EventTarget {
 
   // Telling
 
-  /** Makes the state out of what is known, and tells when it is another one. */
+  /** Makes the state out of what is known, and tells when it is another one; whether it is. */
   #refresh() {
     let state = this.#phase;
     if (state === "in") {
@@ -1399,7 +1379,7 @@ export class Call extends EventTarget {
       else state = this.#media === "up" ? "connected" : "joined";
     }
     const before = this.#state;
-    if (state === before) return;
+    if (state === before) return false;
     this.#state = state;
     this.#log("info", `state ${state}`);
     if (state === "reconnecting") this.#outage = { at: performance.now(), resumed: true };
@@ -1411,6 +1391,7 @@ export class Call extends EventTarget {
     } else if (outage && state !== "closed") {
       this.#emit("reconnected", { resumed: outage.resumed, lostForMs: Math.round(performance.now() - outage.at) });
     }
+    return true;
   }
 
   #emitState() {
@@ -1540,6 +1521,217 @@ class Socket {
     }
     this.#hooks.onClosed(code, reason);
   }
+}
+
+/** A track that is sent: how it is encoded, and the transceiver that sends it. */
+class Publication {
+  /** @type {MediaStreamTrack} */
+  track;
+  source;
+  name;
+  stream;
+  /** @type {RTCRtpTransceiver|null} */
+  transceiver = null;
+  #videoCodec;
+  #simulcast;
+  #log;
+  /** The codec that is to be sent, as far as known. */
+  #codec = "";
+  /** @type {RTCRtpEncodingParameters[]} */
+  #encodings = [];
+  /** @type {string|null} */
+  #degradation = null;
+  /** Encodings that nobody watches, by rid; `null` for the only one. */
+  #unwanted = new Set();
+  #settling = false;
+  #unsettled = false;
+
+  /** How the transceivers of this page send: those are alike that have the same encodings. */
+  static #shapes = new WeakMap();
+
+  constructor(track, { source, name, videoCodec, simulcast, log }) {
+    this.track = track;
+    this.source = source;
+    this.name = name;
+    this.stream = new MediaStream([track]);
+    this.#videoCodec = videoCodec;
+    this.#simulcast = simulcast;
+    this.#log = log;
+  }
+
+  /**
+   * Decides how to encode, by the server's wishes and the size of the capture.
+   *
+   * @param {import("./client.d.ts").Encoding|null} encoding
+   */
+  plan(encoding) {
+    const { kind } = this.track;
+    this.#codec = kind === "video" ? this.#firstCodec(encoding?.video?.codec) : "opus";
+    if (kind === "audio") {
+      this.#encodings = [capped({}, encoding?.audio?.bitrate)];
+      return;
+    }
+    const screen = this.source === "screen";
+    // A screen is to be read: it loses frames before it loses sharpness.
+    this.#degradation = screen ? "maintain-resolution" : "balanced";
+    this.#hint();
+    const bitrate = encoding?.video?.bitrate?.max;
+    if (screen) {
+      const only = { maxFramerate: SCREEN_FRAMERATE, scalabilityMode: "L1T3", priority: "high", networkPriority: "high" };
+      this.#encodings = [capped(only, bitrate)];
+    } else {
+      const { width = encoding?.video?.width ?? 1280, height = 0 } = this.track.getSettings?.() ?? {};
+      this.#encodings = cameraEncodings(Math.max(width, height), bitrate, this.#codec, this.#simulcast);
+    }
+  }
+
+  /** The one asked for, else the server's first choice that this browser can send. */
+  #firstCodec(wanted) {
+    const codecs = callCodecs(RTCRtpSender, "video").filter((codec) => !isHelper(codec));
+    for (const name of [this.#videoCodec, wanted]) {
+      if (name && codecs.some(isCodec(name))) return name.toLowerCase();
+    }
+    if (this.#videoCodec) this.#log("warn", `this browser cannot send ${this.#videoCodec}`);
+    return codecs[0]?.mimeType.replace(/^video\//i, "").toLowerCase() ?? "";
+  }
+
+  #hint() {
+    if (this.track.contentHint === "") this.track.contentHint = this.source === "screen" ? "detail" : "motion";
+  }
+
+  /** In the order of preference. */
+  codecs() {
+    const codecs = callCodecs(RTCRtpSender, this.track.kind);
+    if (this.track.kind === "audio") {
+      // Redundancy (RFC 2198): every packet repeats the one before, so that single losses are not heard.
+      return [...codecs.filter(isCodec("red")), ...codecs.filter((codec) => !isCodec("red")(codec))];
+    }
+    const isFirst = isCodec(this.#codec);
+    const only = this.#videoCodec?.toLowerCase() === this.#codec;
+    return [...codecs.filter(isFirst), ...codecs.filter((codec) => !isFirst(codec) && (!only || isHelper(codec)))];
+  }
+
+  /** Takes an idle transceiver that sends in the same way, else makes one. */
+  attach(pc, idle) {
+    const shape = JSON.stringify(this.#encodings.map(({ rid, scalabilityMode }) => [rid, scalabilityMode]));
+    this.#unwanted.clear();
+    const reused = idle.find((transceiver) => Publication.#shapes.get(transceiver) === shape);
+    if (reused) {
+      reused.direction = "sendonly";
+      reused.sender.setStreams?.(this.stream);
+      reused.sender.replaceTrack(this.track).catch((error) => this.#log("warn", "track not sent", { error: String(error) }));
+      this.transceiver = reused;
+    } else {
+      this.transceiver = this.#addTransceiver(pc);
+      Publication.#shapes.set(this.transceiver, shape);
+    }
+    return this.transceiver;
+  }
+
+  /** Browsers that know no scalability modes, or not this one, send without. */
+  #addTransceiver(pc) {
+    const init = { direction: "sendonly", streams: [this.stream] };
+    try {
+      return pc.addTransceiver(this.track, { ...init, sendEncodings: this.#encodings });
+    } catch (error) {
+      this.#log("info", "encodings refused, now without scalability", { error: String(error) });
+      this.#encodings = this.#encodings.map(({ scalabilityMode, ...encoding }) => encoding);
+      return pc.addTransceiver(this.track, { ...init, sendEncodings: this.#encodings });
+    }
+  }
+
+  release() {
+    this.transceiver = null;
+  }
+
+  async replaceTrack(track) {
+    await this.transceiver?.sender.replaceTrack(track);
+    this.stream.removeTrack(this.track);
+    this.stream.addTrack(track);
+    this.track = track;
+    if (track.kind === "video") this.#hint();
+  }
+
+  /** @param {{rid?: string|null, active: boolean}[]} encodings */
+  setWanted(encodings) {
+    for (const { rid = null, active } of encodings) {
+      if (active) this.#unwanted.delete(rid);
+      else this.#unwanted.add(rid);
+    }
+    this.settle();
+  }
+
+  /**
+   * Makes the sender's parameters what they should be. One at a time, for browsers refuse parameters that were read
+   * before another change; what comes meanwhile is done afterwards.
+   */
+  async settle() {
+    this.#unsettled = true;
+    if (this.#settling) return;
+    this.#settling = true;
+    for (let tries = 0; this.#unsettled && tries < 10; tries += 1) {
+      this.#unsettled = false;
+      const sender = this.transceiver?.sender;
+      const parameters = sender?.getParameters();
+      if (!parameters?.encodings?.length || !this.#adjust(parameters)) continue;
+      try {
+        await sender.setParameters(parameters);
+      } catch (error) {
+        if (error.name === "InvalidStateError") {
+          // Something else changed them in between.
+          this.#unsettled = true;
+        } else if (this.#degradation !== null) {
+          this.#degradation = null;
+          this.#unsettled = true;
+        } else {
+          this.#log("info", "sending parameters not applied", { error: String(error) });
+        }
+      }
+    }
+    this.#settling = false;
+  }
+
+  /** Whether anything had to be changed. */
+  #adjust(parameters) {
+    let changed = false;
+    const set = (object, member, value) => {
+      if (value === undefined || object[member] === value) return;
+      object[member] = value;
+      changed = true;
+    };
+    parameters.encodings.forEach((encoding, index) => {
+      const { maxBitrate, maxFramerate, scaleResolutionDownBy } = this.#encodings[index] ?? {};
+      set(encoding, "active", !this.#unwanted.has(encoding.rid ?? null) && !(index === 0 && this.#unwanted.has(null)));
+      set(encoding, "maxBitrate", maxBitrate);
+      set(encoding, "maxFramerate", maxFramerate);
+      set(encoding, "scaleResolutionDownBy", scaleResolutionDownBy);
+    });
+    if (this.#degradation !== null) set(parameters, "degradationPreference", this.#degradation);
+    return changed;
+  }
+}
+
+/** Ascending in quality, as browsers expect. */
+function cameraEncodings(longerSide, bitrate, codec, simulcast) {
+  const count = longerSide >= THREE_LAYERS_FROM ? 3 : longerSide >= TWO_LAYERS_FROM ? 2 : 1;
+  if (!simulcast) return [capped({}, bitrate)];
+  if (codec === "vp9" || codec === "av1") {
+    // One stream with all layers in it; the lower ones only needed at key frames.
+    return [capped({ scalabilityMode: count === 1 ? "L1T3" : `L${count}T3_KEY` }, bitrate)];
+  }
+  if (count === 1) return [capped({}, bitrate)];
+  const { l, m, h } = LAYERS;
+  // Of two, the lower one is half the size but still the lowest.
+  const layers = count === 3 ? [l, m, h] : [{ ...m, rid: "l" }, h];
+  const temporal = codec === "vp8" ? { scalabilityMode: "L1T3" } : {};
+  return layers.map(({ rid, scaleResolutionDownBy, share, floor }) => {
+    const part = Number.isFinite(bitrate) ? Math.min(bitrate, Math.max(Math.round(bitrate * share), floor)) : undefined;
+    return capped({ rid, scaleResolutionDownBy, ...temporal }, part);
+  });
+}
+
+function capped(encoding, maxBitrate) {
+  return Number.isFinite(maxBitrate) && maxBitrate > 0 ? { ...encoding, maxBitrate } : encoding;
 }
 
 /**
@@ -1913,13 +2105,15 @@ function asDescription(type, sdp) {
 }
 
 /**
- * The video codecs that calls use. Browsers list many more (4:4:4 profiles, H.264 without fragmentation); each costs
+ * The codecs that calls use. Browsers list many more (4:4:4 profiles, H.264 without fragmentation, telephony); each costs
  * lines in every m-line of every offer.
  */
-function callCodecs(side) {
-  const codecs = side.getCapabilities?.("video")?.codecs ?? [];
+function callCodecs(side, kind) {
+  const codecs = side.getCapabilities?.(kind)?.codecs ?? [];
   return codecs.filter(({ mimeType, sdpFmtpLine = "" }) => {
     switch (mimeType.toLowerCase()) {
+      case "audio/opus":
+      case "audio/red":
       case "video/vp8":
         return true;
       case "video/vp9":
@@ -1935,9 +2129,13 @@ function callCodecs(side) {
   });
 }
 
+function isCodec(name) {
+  return ({ mimeType }) => mimeType.toLowerCase().endsWith(`/${name.toLowerCase()}`);
+}
+
 /** Retransmission and error correction: no pictures of their own. */
 function isHelper({ mimeType }) {
-  return /\/(rtx|red|ulpfec|flexfec-03)$/i.test(mimeType);
+  return /^video\/(rtx|red|ulpfec|flexfec-03)$/i.test(mimeType);
 }
 
 function isServer(message) {

@@ -80,6 +80,20 @@
     return /a=fingerprint:(.*)/.exec(sdp)?.[1];
   }
 
+  /** Browsers do not receive simulcast, media servers do. */
+  function acceptSimulcast(offer, answer) {
+    const offered = offer.split(/(?=^m=)/m);
+    return answer
+      .split(/(?=^m=)/m)
+      .map((section, index) => {
+        const rids = /^a=simulcast:send (\S+)/m.exec(offered[index])?.[1];
+        if (!rids || section.includes("a=simulcast")) return section;
+        const lines = rids.split(";").map((rid) => `a=rid:${rid} recv\r\n`);
+        return `${section}${lines.join("")}a=simulcast:recv ${rids}\r\n`;
+      })
+      .join("");
+  }
+
   async function gathered() {
     while (server.pc.iceGatheringState !== "complete") await new Promise((resolve) => setTimeout(resolve, 10));
     const { type, sdp } = server.pc.localDescription;
@@ -100,6 +114,7 @@
     }
     await server.pc.setLocalDescription(await server.pc.createAnswer());
     const answer = await gathered();
+    answer.sdp = acceptSimulcast(sdp.sdp, answer.sdp);
     server.answered.push(message.id);
     server.say({ type: "answer", userId: "sfu", id: message.id, data: { sdp: answer } });
   };

@@ -72,6 +72,67 @@ await story("the rules of signaling, as the SDK keeps them", async () => {
   assertEqual(sending, 1, "m-lines that send after unpublishing");
   step("refused offers are rolled back");
 
+  // Cameras are sent in sizes, and what nobody watches is not sent.
+  const encodings = (source) =>
+    page.evaluate((wanted) => {
+      const { mid } = server.sent("offer").at(-1).data.tracks.find(({ source: name }) => name === wanted);
+      const { sender } = e2e.state.call.peerConnection.getTransceivers().find((transceiver) => transceiver.mid === mid);
+      return sender.getParameters().encodings.map(({ rid, active, maxBitrate, scaleResolutionDownBy }) => [rid ?? null, active, maxBitrate, scaleResolutionDownBy]);
+    }, source);
+  for (const [width, height, expect] of [
+    [320, 180, [[null, true, 300000, 1]]],
+    [640, 360, [["l", true, 300000, 2], ["h", true, 300000, 1]]],
+    [720, 1280, [["l", true, 100000, 4], ["m", true, 300000, 2], ["h", true, 300000, 1]]],
+  ]) {
+    await page.evaluate(
+      async (size) => {
+        await e2e.state.call.unpublish("camera");
+        await e2e.state.call.publish(e2e.makeVideo("red", size));
+      },
+      { width, height },
+    );
+    assertEqual(await encodings("camera"), expect, `encodings of ${width}x${height}`);
+  }
+  const lines = await page.evaluate(() => e2e.state.call.peerConnection.getTransceivers().length);
+  await page.evaluate(async () => {
+    await e2e.state.call.unpublish("camera");
+    await e2e.state.call.publish(e2e.makeVideo("red", { width: 1280, height: 720 }));
+  });
+  assertEqual(await page.evaluate(() => e2e.state.call.peerConnection.getTransceivers().length), lines, "m-lines after publishing the like again");
+  const active = async () => (await encodings("camera")).map(([rid, on]) => (on ? rid : "-")).join("");
+  const wanted = (list) =>
+    page.evaluate((rids) => {
+      const { mid } = server.sent("offer").at(-1).data.tracks.find(({ source }) => source === "camera");
+      server.say({ type: "layers-wanted", userId: "sfu", data: { trackId: "x", mid, encodings: ["l", "m", "h"].map((rid) => ({ rid, active: rids.includes(rid) })) } });
+    }, list);
+  await wanted("l");
+  await until("the others to be off", async () => (await active()) === "l--");
+  // Many orders in a row, between negotiations and other tracks: the last one holds.
+  await page.evaluate(async () => {
+    const { call } = e2e.state;
+    const sender = () => call.peerConnection.getSenders().find(({ track }) => track?.kind === "video");
+    const { mid } = server.sent("offer").at(-1).data.tracks.find(({ source }) => source === "camera");
+    const say = (rids) => server.say({ type: "layers-wanted", data: { mid, encodings: ["l", "m", "h"].map((rid) => ({ rid, active: rids.includes(rid) })) } });
+    say("lm");
+    const publishing = call.publish(e2e.makeAudio(440));
+    say("lmh");
+    await call.replaceTrack(sender().track, e2e.makeVideo("blue", { width: 1280, height: 720 }));
+    say("");
+    await publishing;
+    say("mh");
+    say("lh");
+  });
+  await until("the last order to hold", async () => (await active()) === "l-h", { timeout: 3_000 });
+  await page.evaluate(() => {
+    const { mid } = server.sent("offer").at(-1).data.tracks.find(({ source }) => source === "camera");
+    server.say({ type: "layers-wanted", data: { mid, encodings: [{ rid: "m", active: true }] } });
+  });
+  await until("one more", async () => (await active()) === "lmh");
+  const audio = (await sent("offer")).at(-1).data.sdp.sdp.split("m=").find((part) => part.startsWith("audio") && part.includes("a=sendonly"));
+  const names = audio.split("\r\n")[0].split(" ").slice(3).map((pt) => new RegExp(`a=rtpmap:${pt} ([^/]+)`).exec(audio)[1]);
+  assertEqual(names, ["red", "opus"], "audio codecs in the order of preference");
+  step("encodings follow the size of the capture and the server's orders");
+
   // A slot changes hands.
   const subscribed = (data) =>
     page.evaluate((given) => server.say({ type: "track-subscribed", userId: "sfu", data: given }), data);
@@ -96,12 +157,13 @@ await story("the rules of signaling, as the SDK keeps them", async () => {
 
   // Somebody else mutes us; the echo of our own message does not undo the next one.
   await page.evaluate(() => server.say({ type: "muted", userId: "ann", targetUserId: "me", data: { kind: "video" } }));
-  assertEqual(await page.evaluate(() => e2e.state.stream.getVideoTracks()[0].enabled), false, "camera after a moderator's mute");
+  const enabled = () => page.evaluate(() => e2e.state.call.local.stream("camera").getVideoTracks()[0].enabled);
+  assertEqual(await enabled(), false, "camera after a moderator's mute");
   await page.evaluate(() => {
     e2e.state.call.setCameraMuted(false);
     server.say({ type: "muted", userId: "me", data: { kind: "video" } });
   });
-  assertEqual(await page.evaluate(() => e2e.state.stream.getVideoTracks()[0].enabled), true, "camera after a late echo");
+  assertEqual(await enabled(), true, "camera after a late echo");
   assertEqual((await sent("unmute")).at(-1).data, { kind: "video" }, "the unmute message");
 
   before = (await events("error")).length;
