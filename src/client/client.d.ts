@@ -109,7 +109,7 @@ export class CallError extends Error {
    * Stable and machine-readable: the server's own (`invalid_token`, `forbidden`, `call_full`, `rate_limited`, …) or
    * `unreachable`, `socket_refused`, `timeout`, `not_connected`, `insecure_context`, `media_failed`, `lost`, `kicked`,
    * `call_ended`, `replaced`, `token_expired`, `server_going_away`, `policy`, `already_published`, `not_published`,
-   * `token_failed`, `wrong_kind`, `bad_answer`, `bad_offer`, `bad_url`, `not_allowed`, `closed`, `internal`.
+   * `token_failed`, `not_supported`, `wrong_kind`, `bad_answer`, `bad_offer`, `bad_url`, `not_allowed`, `closed`, `internal`.
    */
   readonly code: string;
   /** Type of the message that was refused. */
@@ -239,6 +239,18 @@ export class Call extends EventTarget {
   unpublish(media: MediaStream | MediaStreamTrack | MediaStreamTrack[] | Source): Promise<void>;
   /** Sends another track of the same kind in the place of one that is sent, without negotiation. */
   replaceTrack(oldTrack: MediaStreamTrack, newTrack: MediaStreamTrack): Promise<void>;
+
+  /**
+   * Lets the user choose a screen, window or tab and sends it, with its sound unless `audio` is `false` or the browser has
+   * none to give. Rejects with `not_allowed` when the user decides against it. `local-track-ended` tells when the
+   * browser's own bar ended it.
+   */
+  shareScreen(options?: {
+    audio?: boolean | MediaTrackConstraints;
+    video?: boolean | MediaTrackConstraints;
+    name?: string;
+  }): Promise<MediaStream>;
+  stopScreenShare(): Promise<void>;
 
   setMicrophoneMuted(muted: boolean): void;
   setCameraMuted(muted: boolean): void;

@@ -81,6 +81,11 @@ const THREE_LAYERS_FROM = 960;
 const TWO_LAYERS_FROM = 480;
 /** Of a shared screen. With three temporal layers it can be thinned to 10 and 5 frames per second. */
 const SCREEN_FRAMERATE = 20;
+const SCREEN_CAPTURE = {
+  video: { frameRate: { max: SCREEN_FRAMERATE }, width: { max: 2560 }, height: { max: 1440 } },
+  // It is no voice: what helps a microphone spoils music. Those in the call are not sent back to themselves.
+  audio: { echoCancellation: false, noiseSuppression: false, autoGainControl: false, restrictOwnAudio: true },
+};
 
 /** Close codes of the signaling socket. */
 export const CloseCode = Object.freeze({
@@ -557,6 +562,7 @@ export class Call extends EventTarget {
    */
   async publish(media, options = {}) {
     const added = tracksOf(media).map((track) => this.#register(track, options));
+    this.#tellLocal();
     // Before one is in, the first offer takes them along.
     if (this.#joined) {
       for (const publication of added) this.#attach(publication);
@@ -565,6 +571,7 @@ export class Call extends EventTarget {
       } catch (error) {
         // What the server refused is not offered again with the next change.
         for (const publication of added) await this.#detach(publication);
+        this.#tellLocal();
         throw error;
       }
     }
@@ -594,7 +601,9 @@ export class Call extends EventTarget {
     track.addEventListener("ended", () => {
       if (!this.#publications.has(publication) || publication.track !== track) return;
       this.#emit("local-track-ended", { track, source: publication.source, kind: track.kind });
-      this.unpublish(track).catch((error) => this.#report(error));
+      // Without its picture a shared screen is not heard either.
+      const ends = publication.source === "screen" ? this.stopScreenShare() : this.unpublish(track);
+      ends.catch((error) => this.#report(error));
     });
   }
 
@@ -604,15 +613,68 @@ export class Call extends EventTarget {
    * @param {MediaStream|MediaStreamTrack|MediaStreamTrack[]|string} media tracks, or the name of a source
    */
   async unpublish(media) {
-    const gone =
+    await this.#unpublish(
       typeof media === "string"
-        ? [...this.#publications].filter((publication) => publication.source === media)
-        : [...this.#publications].filter((publication) => tracksOf(media).includes(publication.track));
+        ? (publication) => publication.source === media
+        : (publication) => tracksOf(media).includes(publication.track),
+    );
+  }
+
+  async #unpublish(isMeant) {
     let changed = false;
-    for (const publication of gone) {
+    for (const publication of [...this.#publications].filter(isMeant)) {
       changed = (await this.#detach(publication)) || changed;
     }
+    this.#tellLocal();
     if (changed) await this.#peer.negotiated();
+  }
+
+  #tellLocal() {
+    if (this.#joined) this.#emit("participant-updated", { participant: this.#local, userId: this.#local.userId });
+  }
+
+  /**
+   * Lets the user choose a screen, window or tab, and sends it with its sound where the browser gives one. It ends by
+   * {@link Call#stopScreenShare}, or by the browser's own bar (`local-track-ended`).
+   *
+   * @param {{audio?: boolean|MediaTrackConstraints, video?: boolean|MediaTrackConstraints, name?: string}} [options]
+   */
+  async shareScreen({ audio = true, video = true, name } = {}) {
+    if (!navigator.mediaDevices?.getDisplayMedia) {
+      throw new CallError("not_supported", "This browser or page cannot share a screen");
+    }
+    const sources = this.#local.permissions?.publishSources;
+    if (Array.isArray(sources) && !sources.includes("screen")) {
+      throw new CallError("forbidden", "Sharing a screen is not allowed here");
+    }
+    if (this.#local.streams.has("screen")) throw new CallError("already_published", "A screen is shared already");
+    const stream = await navigator.mediaDevices
+      .getDisplayMedia({
+        video: { ...SCREEN_CAPTURE.video, ...(video === true ? {} : video) },
+        audio: audio && { ...SCREEN_CAPTURE.audio, ...(audio === true ? {} : audio) },
+        // One's own tab would show itself in itself, for ever.
+        selfBrowserSurface: "exclude",
+        surfaceSwitching: "include",
+        systemAudio: audio ? "include" : "exclude",
+      })
+      .catch((error) => {
+        throw toCallError(error);
+      });
+    try {
+      if (this.#phase === "closed") throw new CallError("closed", "The call ended meanwhile");
+      await this.publish(stream, { source: "screen", name });
+    } catch (error) {
+      stream.getTracks().forEach((track) => track.stop());
+      throw error;
+    }
+    return stream;
+  }
+
+  /** Ends the share, if there is one, and gives the screen back. */
+  async stopScreenShare() {
+    const isScreen = ({ source }) => source === "screen" || source === "screen-audio";
+    for (const publication of this.#publications) if (isScreen(publication)) publication.track.stop();
+    await this.#unpublish(isScreen);
   }
 
   /** Takes a publication off its m-line; whether that has to be negotiated. */

@@ -133,6 +133,39 @@ await story("the rules of signaling, as the SDK keeps them", async () => {
   assertEqual(names, ["red", "opus"], "audio codecs in the order of preference");
   step("encodings follow the size of the capture and the server's orders");
 
+  // A shared screen, with its sound, that the browser's own bar ends.
+  await page.evaluate(async () => {
+    navigator.mediaDevices.getDisplayMedia = async (constraints) => {
+      globalThis.displayConstraints = constraints;
+      return e2e.makeMedia({ colour: "yellow", tone: 700, width: 1600, height: 900 });
+    };
+    globalThis.shared = await e2e.state.call.shareScreen();
+  });
+  const sources = async () => (await sent("offer")).at(-1).data.tracks.map(({ source }) => source).sort();
+  assertEqual(await sources(), ["camera", "microphone", "screen", "screen-audio"], "sources while sharing");
+  const screen = await page.evaluate(() => {
+    const [track] = shared.getVideoTracks();
+    const parameters = e2e.state.call.peerConnection.getSenders().find((sender) => sender.track === track).getParameters();
+    const { rid = null, maxFramerate, priority, scalabilityMode } = parameters.encodings[0];
+    return [track.contentHint, parameters.degradationPreference, parameters.encodings.length, rid, maxFramerate, priority, scalabilityMode];
+  });
+  assertEqual(screen, ["detail", "maintain-resolution", 1, null, 20, "high", "L1T3"], "how a screen is sent");
+  assertEqual(await page.evaluate(() => e2e.state.call.shareScreen().catch(({ code }) => code)), "already_published", "a second share");
+  before = (await sent("offer")).length;
+  await page.evaluate(() => shared.getVideoTracks()[0].dispatchEvent(new Event("ended")));
+  await until("the screen to be gone", async () => JSON.stringify(await sources()) === '["camera","microphone"]');
+  assertEqual((await sent("offer")).length - before, 1, "offers that end a share");
+  assertEqual(await page.evaluate(() => shared.getTracks().map(({ readyState }) => readyState)), ["ended", "ended"], "tracks of the ended share");
+  await page.evaluate(() => e2e.state.call.shareScreen({ audio: false }));
+  await page.evaluate(() => e2e.state.call.stopScreenShare());
+  assertEqual(await sources(), ["camera", "microphone"], "sources after stopping");
+  const denied = await page.evaluate(() => {
+    navigator.mediaDevices.getDisplayMedia = () => Promise.reject(new DOMException("no", "NotAllowedError"));
+    return e2e.state.call.shareScreen().catch(({ code }) => code);
+  });
+  assertEqual(denied, "not_allowed", "a share that the user decided against");
+  step("a screen is shared and ends cleanly");
+
   // A slot changes hands.
   const subscribed = (data) =>
     page.evaluate((given) => server.say({ type: "track-subscribed", userId: "sfu", data: given }), data);
