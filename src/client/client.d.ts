@@ -83,6 +83,8 @@ export interface CallOptions {
    * `false`; small captures in fewer. The server says which of them somebody watches, and only those are sent.
    */
   simulcast?: boolean;
+  /** `false`: no data channels, and so no `sendMessage` and no `message`. */
+  dataChannels?: boolean;
   /** Instead of those the server names. */
   iceServers?: RTCIceServer[];
   /** `"relay"` sends everything through TURN. */
@@ -107,9 +109,12 @@ export class CallError extends Error {
   constructor(code: string, message?: string, more?: { cause?: unknown; request?: string });
   /**
    * Stable and machine-readable: the server's own (`invalid_token`, `forbidden`, `call_full`, `rate_limited`, …) or
-   * `unreachable`, `socket_refused`, `timeout`, `not_connected`, `insecure_context`, `media_failed`, `lost`, `kicked`,
-   * `call_ended`, `replaced`, `token_expired`, `server_going_away`, `policy`, `already_published`, `not_published`,
-   * `token_failed`, `not_supported`, `wrong_kind`, `bad_answer`, `bad_offer`, `bad_url`, `not_allowed`, `closed`, `internal`.
+   * - of connecting: `unreachable`, `socket_refused`, `timeout`, `bad_url`, `token_failed`, `insecure_context`
+   * - of the end: `lost`, `kicked`, `call_ended`, `replaced`, `token_expired`, `server_going_away`, `policy`, `closed`
+   * - of media: `media_failed`, `bad_answer`, `bad_offer`, `already_published`, `not_published`, `wrong_kind`,
+   *   `not_allowed`, `not_supported`
+   * - of messages: `not_connected`, `too_large`, `too_fast`, `channel_closed`, `channel_failed`
+   * - of ourselves: `internal`
    */
   readonly code: string;
   /** Type of the message that was refused. */
@@ -183,6 +188,15 @@ export interface CallEventMap {
   "active-speaker": CustomEvent<{ speakers: { userId: string; level: number | null }[] }>;
   chat: CustomEvent<{ userId: string; text: string; to: string | null; participant: Participant | null }>;
   data: CustomEvent<{ userId: string; value: any; to: string | null; participant: Participant | null }>;
+  /** Over a data channel; `data` is a `Uint8Array` when bytes were sent. `to` is null for bytes and for all. */
+  message: CustomEvent<{
+    userId: string;
+    data: any;
+    lossy: boolean;
+    to: string | null;
+    channel: string;
+    participant: Participant | null;
+  }>;
   error: CustomEvent<{ code: string; message: string; request: string | null; error: CallError }>;
   /** The last event. `error` is null after `leave()`, else why it ended (see {@link CallError.code}). */
   closed: CustomEvent<{ code: number; reason: string; error: string | null }>;
@@ -259,8 +273,22 @@ export class Call extends EventTarget {
 
   /** To all, or to one participant. */
   chat(text: string, options?: { to?: string }): void;
-  /** Any JSON value of at most 16 KiB, to all or to one participant. */
+  /** Any JSON value of at most 16 KiB, to all or to one participant, by way of the signaling socket. */
   sendData(value: Json, options?: { to?: string }): void;
+  /**
+   * Sends over a data channel: JSON values, text and bytes of up to 64 KiB, to all or to one participant.
+   *
+   * Reliable messages arrive in order. The promise resolves when the message is on its way, so whoever awaits it sends no
+   * faster than the network takes it; more than 1 MiB of waiting messages is refused (`too_fast`). They wait out
+   * reconnections. Lossy ones are sent at once (`true`) or not at all (`false`). `channel` is another label, for messages
+   * that should not wait for others; there may be 16.
+   */
+  sendMessage(
+    data: Json | ArrayBuffer | ArrayBufferView,
+    options?: { to?: string; lossy?: boolean; channel?: string },
+  ): Promise<boolean>;
+  /** Bytes of messages that wait for the network. */
+  readonly bufferedAmount: { reliable: number; lossy: number };
   /** What one wishes to receive of a track or of a participant. */
   setSubscription(
     target: { trackId: string } | { userId: string },

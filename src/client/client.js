@@ -87,6 +87,17 @@ const SCREEN_CAPTURE = {
   audio: { echoCancellation: false, noiseSuppression: false, autoGainControl: false, restrictOwnAudio: true },
 };
 
+/** Of a data channel message with all that belongs to it, as the server accepts. */
+const MESSAGE_MAX = 64 * 1024;
+/** What may wait in the browser for the network; more is held back here, and lossy messages are dropped instead. */
+const BUFFERED_MAX = { reliable: 256 * 1024, lossy: 64 * 1024 };
+/** What may wait here; more is refused, so that a sender that does not wait cannot fill the memory. */
+const WAITING_MAX = 1024 * 1024;
+const REOPEN = { firstMs: 300, maxMs: 10_000 };
+/** Labels, which are the server's too. */
+const RELIABLE = "reliable";
+const LOSSY = "lossy";
+
 /** Close codes of the signaling socket. */
 export const CloseCode = Object.freeze({
   LEFT: 1000,
@@ -209,6 +220,11 @@ export class Call extends EventTarget {
   /** Kinds whose mute changed while there was nobody to tell. */
   #muteUnsent = new Set();
 
+  /**
+   * Data channels by label.
+   * @type {Map<string, Channel>}
+   */
+  #channels = new Map();
   /** @type {Set<Publication>} */
   #publications = new Set();
   /** What each receive m-line carries: mid to {kind, mid, transceiver, userId, trackId, source}. */
@@ -764,6 +780,58 @@ export class Call extends EventTarget {
     this.#send("data", value, { to });
   }
 
+  /**
+   * Sends over a data channel, past the signaling server's limits: JSON values, text and bytes of up to 64 KiB.
+   *
+   * Reliable messages arrive in order; the promise resolves when the message is on its way, so that whoever waits for it
+   * sends no faster than the network takes it. They wait out reconnections. Lossy ones are sent at once or not at all,
+   * which the promise tells by `false`.
+   *
+   * @param {any} data `ArrayBuffer` and views of one travel as bytes and arrive as `Uint8Array`, all else as JSON
+   * @param {{to?: string, lossy?: boolean, channel?: string}} [options] `channel`: another label, for messages that
+   *   should not wait for others
+   * @returns {Promise<boolean>}
+   */
+  async sendMessage(data, { to, lossy = false, channel = lossy ? LOSSY : RELIABLE } = {}) {
+    if (this.#phase === "closed") throw new CallError("not_connected", "The call is over");
+    if (this.#options.dataChannels === false) throw new CallError("not_supported", "This call has no data channels");
+    if (this.#local.permissions?.data === false) throw new CallError("forbidden", "Sending data is not allowed here");
+    const frame = encodeFrame(data, to);
+    return this.#channel(channel, lossy).send(frame);
+  }
+
+  /** Bytes of messages that wait for the network. */
+  get bufferedAmount() {
+    const amount = (label) => this.#channels.get(label)?.bufferedAmount ?? 0;
+    return { reliable: amount(RELIABLE), lossy: amount(LOSSY) };
+  }
+
+  #channel(label, lossy) {
+    let channel = this.#channels.get(label);
+    if (!channel) {
+      channel = new Channel(label, lossy, {
+        log: (...line) => this.#log(...line),
+        report: (error) => this.#report(error),
+        onFrame: (frame) => this.#onFrame(channel, frame),
+      });
+      this.#channels.set(label, channel);
+      if (this.#peer) channel.connect(this.#peer.pc);
+    }
+    return channel;
+  }
+
+  #onFrame(channel, frame) {
+    const { from, to = null, data } = decodeFrame(frame);
+    this.#emit("message", {
+      userId: from,
+      data,
+      lossy: channel.lossy,
+      to,
+      channel: channel.label,
+      participant: this.#participant(from),
+    });
+  }
+
   /** Mutes somebody else; needs the right to moderate. */
   muteParticipant(userId, kind = "audio") {
     this.#send("mute", { kind }, { to: userId });
@@ -895,6 +963,7 @@ export class Call extends EventTarget {
         });
         break;
       case "data":
+        // By way of the signaling socket.
         this.#emit("data", {
           userId: message.userId,
           value: message.data,
@@ -979,6 +1048,7 @@ export class Call extends EventTarget {
     const socket = this.#socket;
     this.#socket = null;
     socket?.close(CloseCode.LEFT);
+    for (const channel of this.#channels.values()) channel.close(failure);
     for (const waiter of this.#peer?.close() ?? []) waiter.reject(failure);
     for (const slot of this.#slots.values()) this.#empty(slot);
     this.#refresh();
@@ -1277,6 +1347,12 @@ export class Call extends EventTarget {
     });
     this.#peer = peer;
     this.#slotCount = { audio: 0, video: 0 };
+    if (this.#options.dataChannels !== false) {
+      this.#channel(RELIABLE, false);
+      this.#channel(LOSSY, true);
+      for (const channel of this.#channels.values()) channel.connect(peer.pc);
+      peer.pc.ondatachannel = ({ channel }) => this.#channel(channel.label, channel.maxRetransmits === 0).adopt(channel);
+    }
     for (const kind of ["audio", "video"]) {
       const count = Math.min(slots[kind] ?? INITIAL_SLOTS[kind], MAX_SLOTS[kind]);
       for (let n = 0; n < count; n += 1) this.#addSlot(kind);
@@ -1771,6 +1847,165 @@ class Publication {
     if (this.#degradation !== null) set(parameters, "degradationPreference", this.#degradation);
     return changed;
   }
+}
+
+/** The data channel of one label: opened again when it was closed, on whatever connection there is. */
+class Channel {
+  label;
+  lossy;
+  #hooks;
+  /** @type {RTCPeerConnection|null} */
+  #pc = null;
+  /** @type {RTCDataChannel|null} */
+  #channel = null;
+  #timer = null;
+  #reopened = 0;
+  #openedAt = Infinity;
+  /** Reliable messages in order: {frame, bytes, resolve, reject}. */
+  #waiting = [];
+  #waitingBytes = 0;
+
+  /**
+   * @param {string} label
+   * @param {boolean} lossy
+   * @param {{log: Function, report: (error: CallError) => void, onFrame: (frame: string|ArrayBuffer) => void}} hooks
+   */
+  constructor(label, lossy, hooks) {
+    this.label = label;
+    this.lossy = lossy;
+    this.#hooks = hooks;
+  }
+
+  get bufferedAmount() {
+    return (this.#channel?.bufferedAmount ?? 0) + this.#waitingBytes;
+  }
+
+  /** Opens it on this connection; what waits goes there. */
+  connect(pc) {
+    if (pc === this.#pc) return;
+    this.#pc = pc;
+    this.#reopened = 0;
+    this.#open();
+  }
+
+  #open() {
+    clearTimeout(this.#timer);
+    if (this.#pc === null || this.#pc.signalingState === "closed") return;
+    try {
+      const reliability = this.lossy ? { ordered: false, maxRetransmits: 0 } : { ordered: true };
+      this.adopt(this.#pc.createDataChannel(this.label, reliability));
+    } catch (error) {
+      this.#hooks.report(new CallError("channel_failed", `No data channel "${this.label}": ${error.message}`, { cause: error }));
+    }
+  }
+
+  /** Uses a channel that was opened here, or by the server. */
+  adopt(channel) {
+    const before = this.#channel;
+    this.#channel = channel;
+    if (before) before.onclose = before.onopen = before.onbufferedamountlow = null;
+    channel.binaryType = "arraybuffer";
+    channel.bufferedAmountLowThreshold = BUFFERED_MAX.lossy;
+    channel.onmessage = ({ data }) => this.#onMessage(data);
+    channel.onopen = () => {
+      this.#openedAt = performance.now();
+      this.#flush();
+    };
+    channel.onbufferedamountlow = () => this.#flush();
+    channel.onclose = () => this.#onClose();
+    this.#flush();
+  }
+
+  #onMessage(frame) {
+    try {
+      this.#hooks.onFrame(frame);
+    } catch (error) {
+      this.#hooks.log("warn", "a data channel message that makes no sense", { label: this.label, error: String(error) });
+    }
+  }
+
+  /** The server closes the channel of whoever is too slow for it. */
+  #onClose() {
+    if (this.#pc === null || this.#pc.connectionState === "closed") return;
+    if (performance.now() - this.#openedAt > REOPEN.maxMs) this.#reopened = 0;
+    this.#openedAt = Infinity;
+    const opensAgainIn = backoff(this.#reopened, REOPEN);
+    this.#reopened += 1;
+    this.#timer = setTimeout(() => this.#open(), opensAgainIn);
+    // While the connection is lost there is nothing to add to that.
+    if (this.#pc.connectionState !== "connected") return;
+    this.#hooks.report(new CallError("channel_closed", `The data channel "${this.label}" was closed; messages may be missing`));
+  }
+
+  /** Whether it was sent; a lossy message that would have to wait is not. */
+  send(frame) {
+    const bytes = sizeOf(frame);
+    if (bytes > MESSAGE_MAX) return Promise.reject(new CallError("too_large", `A message may have ${MESSAGE_MAX} bytes, this has ${bytes}`));
+    if (this.lossy) {
+      const channel = this.#channel;
+      if (channel?.readyState !== "open" || channel.bufferedAmount > BUFFERED_MAX.lossy) return Promise.resolve(false);
+      channel.send(frame);
+      return Promise.resolve(true);
+    }
+    if (this.#waitingBytes + bytes > WAITING_MAX) {
+      return Promise.reject(new CallError("too_fast", "Too much waits already; wait for the messages before"));
+    }
+    return new Promise((resolve, reject) => {
+      this.#waiting.push({ frame, bytes, resolve, reject });
+      this.#waitingBytes += bytes;
+      this.#flush();
+    });
+  }
+
+  #flush() {
+    const channel = this.#channel;
+    while (this.#waiting.length > 0 && channel?.readyState === "open" && channel.bufferedAmount <= BUFFERED_MAX.reliable) {
+      const { frame, bytes, resolve, reject } = this.#waiting.shift();
+      this.#waitingBytes -= bytes;
+      try {
+        channel.send(frame);
+        resolve(true);
+      } catch (error) {
+        reject(new CallError("channel_failed", String(error), { cause: error }));
+      }
+    }
+  }
+
+  close(error) {
+    clearTimeout(this.#timer);
+    this.#pc = null;
+    this.#waitingBytes = 0;
+    for (const { reject } of this.#waiting.splice(0)) reject(error);
+  }
+}
+
+/** Text is JSON, `{"to"?, "data"}`; bytes follow the length of the target's name and the name (RFC 8831 leaves it to us). */
+function encodeFrame(data, to) {
+  if (!(data instanceof ArrayBuffer) && !ArrayBuffer.isView(data)) {
+    const json = JSON.stringify(to === undefined ? { data } : { to, data });
+    if (data === undefined || typeof data === "function" || typeof data === "symbol") throw new TypeError("This is no JSON value");
+    return json;
+  }
+  const payload = data instanceof ArrayBuffer ? new Uint8Array(data) : new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+  const target = new TextEncoder().encode(to ?? "");
+  if (target.length > 255) throw new CallError("not_found", "Nobody has a user id that long");
+  const frame = new Uint8Array(1 + target.length + payload.length);
+  frame[0] = target.length;
+  frame.set(target, 1);
+  frame.set(payload, 1 + target.length);
+  return frame;
+}
+
+function decodeFrame(frame) {
+  if (typeof frame === "string") return JSON.parse(frame);
+  const bytes = new Uint8Array(frame);
+  const from = bytes.subarray(1, 1 + bytes[0]);
+  if (bytes.length === 0 || from.length !== bytes[0]) throw new RangeError("the sender's name is cut off");
+  return { from: new TextDecoder().decode(from), data: bytes.slice(1 + bytes[0]) };
+}
+
+function sizeOf(frame) {
+  return typeof frame === "string" ? new TextEncoder().encode(frame).length : frame.byteLength;
 }
 
 /** Ascending in quality, as browsers expect. */

@@ -29,6 +29,8 @@
     reachable: true,
     /** `false`: nothing is answered, as when a network is gone without a word. */
     silent: false,
+    /** Data channels that the client opened, by label. */
+    channels: new Map(),
     /** Ids of offers in the order they were answered. */
     answered: [],
   };
@@ -105,7 +107,7 @@
     if (foreign) server.forget();
     if (!server.pc) {
       server.pc = new RTCPeerConnection();
-      server.pc.ondatachannel = ({ channel }) => server.onChannel?.(channel);
+      server.pc.ondatachannel = ({ channel }) => server.channels.set(channel.label, channel);
     }
     await server.pc.setRemoteDescription(sdp);
     for (const transceiver of server.pc.getTransceivers()) {

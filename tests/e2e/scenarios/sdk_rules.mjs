@@ -4,7 +4,7 @@
  */
 
 import { blankPage, chromium, scriptedServer } from "../lib/browser.mjs";
-import { assertEqual, step, story, until } from "../lib/story.mjs";
+import { assert, assertEqual, step, story, until } from "../lib/story.mjs";
 
 await story("the rules of signaling, as the SDK keeps them", async () => {
   const browser = await chromium();
@@ -165,6 +165,74 @@ await story("the rules of signaling, as the SDK keeps them", async () => {
   });
   assertEqual(denied, "not_allowed", "a share that the user decided against");
   step("a screen is shared and ends cleanly");
+
+  // Messages over data channels.
+  const closing = await page.evaluate(async () => {
+    const { call } = e2e.state;
+    const text = (frame) => (typeof frame === "string" ? frame : `bytes ${[...new Uint8Array(frame)]}`);
+    const frames = (globalThis.frames = []);
+    globalThis.got = [];
+    call.addEventListener("message", ({ detail: { participant, data, ...rest } }) =>
+      got.push({ ...rest, name: participant?.displayName ?? null, data: data instanceof Uint8Array ? `bytes ${[...data]}` : data }),
+    );
+    for (const channel of server.channels.values()) {
+      channel.binaryType = "arraybuffer";
+      channel.onmessage = ({ data }) => frames.push(`${channel.label} ${text(data)}`);
+    }
+    await call.sendMessage("hello");
+    await call.sendMessage({ n: 1 }, { to: "ann" });
+    await call.sendMessage(new Uint8Array([7, 8, 9]).subarray(1), { to: "é" });
+    await call.sendMessage(new ArrayBuffer(2));
+    await call.sendMessage([true], { lossy: true });
+    const errors = [];
+    for (const [data, options] of [["x".repeat(65_536)], [undefined], [() => 0], [new Uint8Array(65_536)]]) {
+      errors.push(await call.sendMessage(data, options).catch((error) => error.code ?? error.name));
+    }
+    return errors;
+  });
+  assertEqual(closing, ["too_large", "TypeError", "TypeError", "too_large"], "messages that cannot be sent");
+  await until("the messages", () => page.evaluate(() => frames.length === 5));
+  assertEqual(
+    await page.evaluate(() => frames.sort()),
+    ['lossy {"data":[true]}', "reliable bytes 0,0,0", "reliable bytes 2,195,169,8,9", 'reliable {"data":"hello"}', 'reliable {"to":"ann","data":{"n":1}}'],
+    "frames as they arrive",
+  );
+  await page.evaluate(() => {
+    const channel = server.channels.get("reliable");
+    channel.send('{"from":"ann","to":"me","data":{"n":2}}');
+    channel.send(new Uint8Array([3, 97, 110, 110, 1, 2]));
+    channel.send("not JSON");
+    channel.send(new Uint8Array([9, 1]));
+    server.channels.get("lossy").send('{"from":"zoe","data":null}');
+  });
+  await until("the messages", () => page.evaluate(() => got.length === 3));
+  assertEqual(
+    await page.evaluate(() => got.sort((a, b) => JSON.stringify(a.data).localeCompare(JSON.stringify(b.data)))),
+    [
+      { userId: "ann", lossy: false, to: null, channel: "reliable", name: "Ann", data: "bytes 1,2" },
+      { userId: "ann", lossy: false, to: "me", channel: "reliable", name: "Ann", data: { n: 2 } },
+      { userId: "zoe", lossy: true, to: null, channel: "lossy", name: null, data: null },
+    ],
+    "messages as they are told",
+  );
+  // A closed channel is opened again; what is sent meanwhile waits, in order, and not without bound.
+  const waited = await page.evaluate(async () => {
+    const { call } = e2e.state;
+    const old = server.channels.get("reliable");
+    const mine = new Promise((resolve) => call.addEventListener("error", ({ detail }) => resolve(detail.code), { once: true }));
+    old.close();
+    const told = await mine;
+    const sends = [0, 1, 2].map((n) => call.sendMessage(n));
+    const big = [];
+    for (let n = 0; n < 40; n += 1) big.push(call.sendMessage("x".repeat(60_000)).catch(({ code }) => code));
+    const waiting = call.bufferedAmount.reliable;
+    await Promise.all(sends);
+    const results = await Promise.all(big);
+    return { told, again: server.channels.get("reliable") !== old, waiting, refused: [...new Set(results)] };
+  });
+  assert(waited.waiting > 900_000 && waited.waiting <= 1_048_576, `bytes that wait: ${waited.waiting}`);
+  assertEqual([waited.told, waited.again, waited.refused], ["channel_closed", true, [true, "too_fast"]], "a channel that was closed");
+  step("messages go over data channels");
 
   // A slot changes hands.
   const subscribed = (data) =>
