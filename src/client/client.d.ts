@@ -83,6 +83,8 @@ export interface CallOptions {
    * `false`; small captures in fewer. The server says which of them somebody watches, and only those are sent.
    */
   simulcast?: boolean;
+  /** Transforms of encoded media. */
+  e2ee?: E2ee;
   /** `false`: no data channels, and so no `sendMessage` and no `message`. */
   dataChannels?: boolean;
   /** Instead of those the server names. */
@@ -93,6 +95,36 @@ export interface CallOptions {
   slots?: { audio?: number; video?: number };
   /** Receives every step; the default shows warnings, and everything when `localStorage.debug` holds `webrtc`. */
   log?: (level: "debug" | "info" | "warn" | "error", text: string, data?: unknown) => void;
+}
+
+/**
+ * End-to-end encryption by the application: called once for every sender and every receiver that is made, before any
+ * frame passes. Set an `RTCRtpScriptTransform`, or use `createEncodedStreams()` with `encodedInsertableStreams`.
+ *
+ * The server forwards and never decodes, but it has to read where a picture begins. So a transform leaves the codec's
+ * header clear: VP8 the first 10 bytes of a key frame and the first 3 of others; H.264 parameter sets whole, of other NAL
+ * units the start code and the first 4 bytes, making no new start codes; Opus the first byte. VP9 needs nothing, its
+ * header is no part of the frame. AV1 frames must stay parsable: OBU headers clear and sizes right.
+ *
+ * An m-line is used again for other participants, so `info` is live: ask it at each frame, or hand a worker the news of
+ * `track-subscribed` by `mid`. With `e2ee` audio is sent without redundancy, which the server would have to take apart.
+ * A sender whose hook throws is not used; the publication fails with `e2ee_failed`.
+ */
+export interface E2ee {
+  sender?(sender: RTCRtpSender, info: { readonly kind: Kind; readonly mid: string | null; readonly source: Source | null }): void;
+  receiver?(
+    receiver: RTCRtpReceiver,
+    info: {
+      readonly kind: Kind;
+      readonly mid: string | null;
+      /** Whose media it is at the moment. */
+      readonly userId: string | null;
+      readonly trackId: string | null;
+      readonly source: Source | null;
+    },
+  ): void;
+  /** For `createEncodedStreams()`, which only connections made for it have. */
+  encodedInsertableStreams?: boolean;
 }
 
 /** Something a participant publishes. */
@@ -112,7 +144,7 @@ export class CallError extends Error {
    * - of connecting: `unreachable`, `socket_refused`, `timeout`, `bad_url`, `token_failed`, `insecure_context`
    * - of the end: `lost`, `kicked`, `call_ended`, `replaced`, `token_expired`, `server_going_away`, `policy`, `closed`
    * - of media: `media_failed`, `bad_answer`, `bad_offer`, `already_published`, `not_published`, `wrong_kind`,
-   *   `not_allowed`, `not_supported`
+   *   `not_allowed`, `not_supported`, `e2ee_failed`
    * - of messages: `not_connected`, `too_large`, `too_fast`, `channel_closed`, `channel_failed`
    * - of ourselves: `internal`
    */

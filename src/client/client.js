@@ -581,8 +581,8 @@ export class Call extends EventTarget {
     this.#tellLocal();
     // Before one is in, the first offer takes them along.
     if (this.#joined) {
-      for (const publication of added) this.#attach(publication);
       try {
+        for (const publication of added) this.#attach(publication);
         await this.#peer.negotiated();
       } catch (error) {
         // What the server refused is not offered again with the next change.
@@ -602,6 +602,8 @@ export class Call extends EventTarget {
       name: options.name ?? track.label ?? "",
       videoCodec: options.videoCodec ?? this.#options.videoCodec ?? null,
       simulcast: options.simulcast ?? this.#options.simulcast ?? true,
+      // The server takes redundant packets apart for those who cannot, which it could not do with an encrypted one.
+      redundancy: !this.#options.e2ee,
       log: (...line) => this.#log(...line),
     });
     this.#publications.add(publication);
@@ -1326,6 +1328,7 @@ export class Call extends EventTarget {
   #addSlot(kind) {
     const transceiver = this.#peer.pc.addTransceiver(kind, { direction: "recvonly" });
     this.#setCodecs(transceiver, callCodecs(RTCRtpReceiver, kind));
+    this.#decrypt(transceiver);
     this.#slotCount[kind] += 1;
   }
 
@@ -1335,6 +1338,7 @@ export class Call extends EventTarget {
   #buildPeer() {
     const { iceServers = this.#joined?.iceServers ?? [], iceTransportPolicy = "all", slots = {} } = this.#options;
     const configuration = { iceServers, iceTransportPolicy, bundlePolicy: "max-bundle", rtcpMuxPolicy: "require" };
+    if (this.#options.e2ee?.encodedInsertableStreams) configuration.encodedInsertableStreams = true;
     const peer = new Peer(configuration, {
       log: (...line) => this.#log(...line),
       nextId: () => `o${this.#nextRequest++}`,
@@ -1410,10 +1414,18 @@ export class Call extends EventTarget {
     const permitted = this.#local.permissions?.publish !== false && this.#local.role !== "viewer";
     for (const publication of this.#publications) {
       if (permitted) {
-        if (!publication.transceiver) this.#attach(publication);
+        if (!publication.transceiver) this.#attachOrReport(publication);
       } else {
         this.#publications.delete(publication);
       }
+    }
+  }
+
+  #attachOrReport(publication) {
+    try {
+      this.#attach(publication);
+    } catch (error) {
+      this.#report(error);
     }
   }
 
@@ -1451,8 +1463,59 @@ export class Call extends EventTarget {
     );
     publication.plan(this.encoding);
     const transceiver = publication.attach(pc, idle);
+    if (!idle.includes(transceiver)) {
+      try {
+        this.#encrypt(transceiver);
+      } catch (error) {
+        // Rather nothing than something in the clear.
+        transceiver.direction = "inactive";
+        transceiver.sender.replaceTrack(null).catch(() => {});
+        this.#publications.delete(publication);
+        throw new CallError("e2ee_failed", `The transform of a sender failed: ${error?.message ?? error}`, { cause: error });
+      }
+    }
     this.#setCodecs(transceiver, publication.codecs());
     publication.settle();
+  }
+
+  /** Lets the application put its transform between encoder and network. */
+  #encrypt(transceiver) {
+    const { sender } = transceiver;
+    const publication = () => [...this.#publications].find((candidate) => candidate.transceiver === transceiver);
+    this.#options.e2ee?.sender?.(sender, {
+      kind: transceiver.receiver.track.kind,
+      get mid() {
+        return transceiver.mid;
+      },
+      get source() {
+        return publication()?.source ?? null;
+      },
+    });
+  }
+
+  /** The same between network and decoder; a slot's m-line serves one participant after another. */
+  #decrypt(transceiver) {
+    const { receiver } = transceiver;
+    const slot = () => [...this.#slots.values()].find((candidate) => candidate.transceiver === transceiver);
+    try {
+      this.#options.e2ee?.receiver?.(receiver, {
+        kind: receiver.track.kind,
+        get mid() {
+          return transceiver.mid;
+        },
+        get userId() {
+          return slot()?.userId ?? null;
+        },
+        get trackId() {
+          return slot()?.trackId ?? null;
+        },
+        get source() {
+          return slot()?.source ?? null;
+        },
+      });
+    } catch (error) {
+      this.#report(new CallError("e2ee_failed", `The transform of a receiver failed: ${error?.message ?? error}`, { cause: error }));
+    }
   }
 
   #setCodecs(transceiver, codecs) {
@@ -1672,6 +1735,7 @@ class Publication {
   transceiver = null;
   #videoCodec;
   #simulcast;
+  #redundancy;
   #log;
   /** The codec that is to be sent, as far as known. */
   #codec = "";
@@ -1687,13 +1751,14 @@ class Publication {
   /** How the transceivers of this page send: those are alike that have the same encodings. */
   static #shapes = new WeakMap();
 
-  constructor(track, { source, name, videoCodec, simulcast, log }) {
+  constructor(track, { source, name, videoCodec, simulcast, redundancy, log }) {
     this.track = track;
     this.source = source;
     this.name = name;
     this.stream = new MediaStream([track]);
     this.#videoCodec = videoCodec;
     this.#simulcast = simulcast;
+    this.#redundancy = redundancy;
     this.#log = log;
   }
 
@@ -1741,7 +1806,8 @@ class Publication {
   codecs() {
     const codecs = callCodecs(RTCRtpSender, this.track.kind);
     if (this.track.kind === "audio") {
-      // Redundancy (RFC 2198): every packet repeats the one before, so that single losses are not heard.
+      if (!this.#redundancy) return codecs.filter(isCodec("opus"));
+      // RFC 2198: every packet repeats the one before, so that single losses are not heard.
       return [...codecs.filter(isCodec("red")), ...codecs.filter((codec) => !isCodec("red")(codec))];
     }
     const isFirst = isCodec(this.#codec);

@@ -276,6 +276,38 @@ await story("the rules of signaling, as the SDK keeps them", async () => {
   });
   assertEqual((await events("error")).length, before, "errors from messages that make no sense");
 
+  // Transforms: one call for each sender and receiver, and nothing in the clear when one fails.
+  const guarded = await blankPage(browser, "guarded");
+  await scriptedServer(guarded);
+  const hooked = await guarded.evaluate(async () => {
+    const infos = [];
+    let fails = false;
+    const e2ee = {
+      sender: (sender, info) => {
+        if (fails) throw new Error("no key");
+        infos.push(info);
+      },
+      receiver: (receiver, info) => infos.push(info),
+    };
+    await e2e.join({ token: "a.b.c", roomId: "r", colour: "red", tone: 440, slots: { audio: 1, video: 1 }, e2ee });
+    const { call } = e2e.state;
+    const { mid } = infos.find(({ kind, source }) => kind === "video" && source === null);
+    server.say({ type: "track-subscribed", data: { mid, userId: "ann", trackId: "t1", kind: "video", source: "camera" } });
+    await call.unpublish("camera");
+    await call.publish(e2e.makeVideo("blue"));
+    const seen = infos.map(({ kind, userId, source }) => [kind, userId === undefined ? "sends" : (userId ?? "-"), source].join(" "));
+    fails = true;
+    const refused = await call.publish(e2e.makeVideo("green"), { source: "screen" }).catch(({ code }) => code);
+    const sending = call.peerConnection.getSenders().filter(({ track }) => track).length;
+    return { seen, refused, sending, red: /a=sendonly[^]*?red/.test(server.sent("offer")[0].data.sdp.sdp.split(/(?=m=)/).filter((part) => /^m=audio[^]*a=sendonly/.test(part)).join("")) };
+  });
+  assertEqual(
+    hooked,
+    { seen: ["audio - ", "video ann camera", "audio sends microphone", "video sends camera"], refused: "e2ee_failed", sending: 2, red: false },
+    "transforms",
+  );
+  step("transforms are asked for");
+
   await page.evaluate(() => server.drop(4003, "replaced"));
   const closed = await page.evaluate(() => ({ closed: e2e.state.closed, state: e2e.state.call.state }));
   assertEqual(closed, { closed: { code: 4003, reason: "replaced", error: "replaced" }, state: "closed" }, "the end");
