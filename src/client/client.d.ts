@@ -91,7 +91,10 @@ export interface CallOptions {
   iceServers?: RTCIceServer[];
   /** `"relay"` sends everything through TURN. */
   iceTransportPolicy?: RTCIceTransportPolicy;
-  /** Receive slots in the first offer; 3 for audio and 9 for video by default, at most 16 of each. */
+  /**
+   * How many tracks can be received at a time: 3 voices and 9 pictures by default, at most 16 of each. In larger calls
+   * the server fills them with whoever speaks, and with those that are pinned or attached.
+   */
   slots?: { audio?: number; video?: number };
   /** Receives every step; the default shows warnings, and everything when `localStorage.debug` holds `webrtc`. */
   log?: (level: "debug" | "info" | "warn" | "error", text: string, data?: unknown) => void;
@@ -127,14 +130,62 @@ export interface E2ee {
   encodedInsertableStreams?: boolean;
 }
 
+/** One way to receive a track. */
+export interface Layer {
+  /** Name of the simulcast encoding. */
+  rid?: string;
+  spatial: number;
+  temporal: number;
+  /** Pixels. */
+  width?: number;
+  height?: number;
+  /** Frames per second. */
+  framerate?: number;
+  /** Bits per second of all that is received for it. */
+  bitrate?: number;
+}
+
 /** Something a participant publishes. */
 export interface TrackInfo {
   trackId: string;
   kind: Kind;
   source: Source;
+  /** Of video, ascending in quality, as far as known. */
+  layers: Layer[];
   /** The media, while a slot carries it. */
   track: MediaStreamTrack | null;
   mid: string | null;
+  /** What the server sends of it now; `null` when that is not known, or nothing. */
+  layer: Layer | null;
+  /** The server sends no pictures of it for the time being. */
+  paused: boolean;
+  pausedReason: LayerReason | null;
+}
+
+/** Why another layer is sent: what the network takes, what was wished for, or what the publisher has. */
+export type LayerReason = "bandwidth" | "wish" | "source";
+
+/** A wish for what to receive; see {@link Call.setSubscription}. */
+export interface Wishes {
+  quality?: "low" | "medium" | "high";
+  /** Pixels. */
+  maxWidth?: number;
+  maxHeight?: number;
+  maxFramerate?: number;
+  /** Greater is more important; 0 by default. */
+  priority?: number;
+  paused?: boolean;
+}
+
+/** An element that shows somebody; made by {@link Call.attach}. */
+export interface Attachment {
+  readonly element: HTMLMediaElement;
+  readonly userId: string;
+  readonly source: Source;
+  /** Shows somebody else or another source, or changes how much it matters. */
+  update(change: { userId?: string; source?: Source; priority?: number }): void;
+  /** Takes the media out of the element; the server is not asked for a size any more. */
+  detach(): void;
 }
 
 export class CallError extends Error {
@@ -161,9 +212,13 @@ export class Participant {
   readonly role: Role;
   readonly metadata: any;
   readonly muted: { audio: boolean; video: boolean };
-  readonly connection: "ok" | "lost" | string;
-  /** Audio level of the last `active-speaker`, 0 when silent. */
+  /** `"lost"` while the server waits for the participant to come back. */
+  readonly connection: "ok" | "lost";
+  /** Audio level of the last `active-speaker`, 0 to 1; 0 when silent. */
   readonly level: number;
+  /** How good the connection is, 1 (bad) to 5; `null` before the server has said. */
+  readonly quality: number | null;
+  readonly qualityReason: QualityReason | null;
   /** What the participant publishes, by track id. */
   readonly tracks: ReadonlyMap<string, TrackInfo>;
   /** What is received now (of oneself: what is sent), one stream per source. */
@@ -172,6 +227,8 @@ export class Participant {
   /** Of oneself only. */
   readonly permissions?: any;
 }
+
+export type QualityReason = "good" | "packet-loss" | "latency" | "jitter" | "bandwidth" | "lost";
 
 interface ParticipantDetail {
   participant: Participant;
@@ -206,6 +263,8 @@ export interface CallEventMap {
   "participant-joined": CustomEvent<ParticipantDetail & { present: boolean }>;
   "participant-left": CustomEvent<ParticipantDetail & { reason: string | null }>;
   "participant-updated": CustomEvent<ParticipantDetail>;
+  /** Somebody's connection was lost, or is back. After 30 s of `lost` they leave. */
+  "participant-connection": CustomEvent<ParticipantDetail & { connection: "ok" | "lost" }>;
   /** A slot carries this track now. */
   "track-subscribed": CustomEvent<SubscriptionDetail & { stream: MediaStream }>;
   /** A slot does not carry this track any longer; `participant` is null when they have gone. */
@@ -218,6 +277,29 @@ export interface CallEventMap {
   "unmute-allowed": CustomEvent<{ kind: Kind; by: string | null }>;
   /** Loudest first. */
   "active-speaker": CustomEvent<{ speakers: { userId: string; level: number | null }[] }>;
+  /** How good somebody's connection is, one's own included; when it changes. */
+  quality: CustomEvent<ParticipantDetail & { quality: number; reason: QualityReason | null }>;
+  /**
+   * One's own connection is in trouble, or (`active: false`) not any longer. `value`: the share that is lost, milliseconds,
+   * or bits per second.
+   */
+  "quality-warning": CustomEvent<{
+    kind: "packet-loss" | "latency" | "bandwidth";
+    direction: "send" | "receive";
+    value: number;
+    active: boolean;
+  }>;
+  /** Another layer of a track is received; `layer: null, paused: true` is none for the time being. */
+  "layer-changed": CustomEvent<
+    ParticipantDetail & {
+      trackId: string;
+      mid: string;
+      source: Source;
+      layer: Layer | null;
+      paused: boolean;
+      reason: LayerReason | null;
+    }
+  >;
   chat: CustomEvent<{ userId: string; text: string; to: string | null; participant: Participant | null }>;
   data: CustomEvent<{ userId: string; value: any; to: string | null; participant: Participant | null }>;
   /** Over a data channel; `data` is a `Uint8Array` when bytes were sent. `to` is null for bytes and for all. */
@@ -237,9 +319,6 @@ export interface CallEventMap {
   "room-updated": CustomEvent<any>;
   "server-draining": CustomEvent<any>;
   "token-expiring": CustomEvent<any>;
-  quality: CustomEvent<any>;
-  "quality-warning": CustomEvent<any>;
-  "layer-changed": CustomEvent<any>;
   "recording-started": CustomEvent<any>;
   "recording-stopped": CustomEvent<any>;
   "recording-completed": CustomEvent<any>;
@@ -321,21 +400,26 @@ export class Call extends EventTarget {
   ): Promise<boolean>;
   /** Bytes of messages that wait for the network. */
   readonly bufferedAmount: { reliable: number; lossy: number };
-  /** What one wishes to receive of a track or of a participant. */
-  setSubscription(
-    target: { trackId: string } | { userId: string },
-    wishes?: {
-      quality?: "low" | "medium" | "high";
-      maxWidth?: number;
-      maxHeight?: number;
-      maxFramerate?: number;
-      priority?: number;
-      paused?: boolean;
-    },
-  ): void;
+  /**
+   * What one wishes to receive of a track or of a participant. It takes the place of what was said before, goes before what
+   * attached elements need, and outlives reconnections. A wish about an audio track or a user *pins* them: they are heard
+   * even when they are not among the loudest.
+   */
+  setSubscription(target: { trackId: string } | { userId: string }, wishes?: Wishes): void;
+  /**
+   * Shows a source of a participant in a `<video>` (or a voice in an `<audio>`) element, and keeps it there whatever slot it
+   * comes by. The server is told how large a video is seen, and that it need not send what is out of sight. `hints: false`
+   * tells it nothing; `priority` as in {@link Wishes}.
+   */
+  attach(
+    element: HTMLMediaElement,
+    what: { userId: string; source?: Source; priority?: number; hints?: boolean },
+  ): Attachment;
 
   /** Report of the media connection; an empty one before there is a connection. */
   getStats(): Promise<RTCStatsReport>;
+  /** The server's view of one's own connection: round-trip time (ms), estimate (bit/s), what is sent and received by track. */
+  serverStats(): Promise<{ rtt?: number; estimate?: number; sent: any[]; received: any[] }>;
 
   addEventListener<K extends keyof CallEventMap>(
     type: K,

@@ -98,6 +98,12 @@ const REOPEN = { firstMs: 300, maxMs: 10_000 };
 const RELIABLE = "reliable";
 const LOSSY = "lossy";
 
+/** Sizes of pictures are asked for in steps, and not more often than this. */
+const VIEW_STEP = 16;
+const VIEW_GAP_MS = 500;
+/** What is out of sight is paused after this: scrolling back and forth should not stop and start it. */
+const VIEW_HIDE_MS = 1_500;
+
 /** Close codes of the signaling socket. */
 export const CloseCode = Object.freeze({
   LEFT: 1000,
@@ -148,11 +154,14 @@ export class Participant {
     this.permissions = null;
     /** `"lost"` while the server waits for the participant to come back. */
     this.connection = "ok";
-    /** Audio level of the last `active-speaker`, 0 when silent. */
+    /** Audio level of the last `active-speaker`, 0 to 1; 0 when silent. */
     this.level = 0;
+    /** How good the connection is, 1 (bad) to 5; `null` before the server has said. */
+    this.quality = null;
+    this.qualityReason = null;
     /**
      * What the participant publishes, by track id; received or not.
-     * @type {Map<string, {trackId: string, kind: "audio"|"video", source: string, track: MediaStreamTrack|null, mid: string|null}>}
+     * @type {Map<string, import("./client.d.ts").TrackInfo>}
      */
     this.tracks = new Map();
     /**
@@ -225,6 +234,13 @@ export class Call extends EventTarget {
    * @type {Map<string, Channel>}
    */
   #channels = new Map();
+  /** What one wishes to receive, by target: {target, own, views, sent}. */
+  #wishes = new Map();
+  /**
+   * Elements that show somebody.
+   * @type {Set<View>}
+   */
+  #views = new Set();
   /** @type {Set<Publication>} */
   #publications = new Set();
   /** What each receive m-line carries: mid to {kind, mid, transceiver, userId, trackId, source}. */
@@ -648,6 +664,7 @@ export class Call extends EventTarget {
   }
 
   #tellLocal() {
+    this.#showViews(this.#local.userId);
     if (this.#joined) this.#emit("participant-updated", { participant: this.#local, userId: this.#local.userId });
   }
 
@@ -839,9 +856,80 @@ export class Call extends EventTarget {
     this.#send("mute", { kind }, { to: userId });
   }
 
-  /** Says what one wishes to receive of a track or a participant, e.g. `{quality: "low", maxWidth: 320}`. */
+  /**
+   * Says what one wishes to receive of a track or a participant, e.g. `{quality: "low", maxWidth: 320}`. It takes the place
+   * of what was said before, and goes before what attached elements need. Wishes outlive reconnections.
+   */
   setSubscription(target, wishes = {}) {
-    this.#send("subscribe", { ...target, ...wishes });
+    const wish = this.#wish(target);
+    wish.own = wishes;
+    wish.sent = null;
+    this.#sendWish(wish);
+    this.#growSlots();
+  }
+
+  /**
+   * Shows a source of a participant in a media element, whatever slot it comes by, and tells the server how large it is
+   * seen, and whether at all; so that small and hidden pictures cost little.
+   *
+   * @param {HTMLMediaElement} element
+   * @param {{userId: string, source?: string, priority?: number, hints?: boolean}} what
+   */
+  attach(element, what) {
+    const view = new View(element, what, {
+      onMove: () => this.#showView(view),
+      onChange: (userId, source) => this.#rewish(userId, source),
+      onDetach: () => this.#views.delete(view),
+    });
+    this.#views.add(view);
+    this.#showView(view);
+    return view;
+  }
+
+  #showViews(userId) {
+    for (const view of this.#views) if (view.userId === userId) this.#showView(view);
+  }
+
+  #showView(view) {
+    view.stream = this.#participant(view.userId)?.stream(view.source) ?? null;
+    this.#rewish(view.userId, view.source);
+  }
+
+  /** Makes one wish of what all elements need that show a source. It names the track: one for a user pins the voice too. */
+  #rewish(userId, source) {
+    const tracks = this.#participants.get(userId)?.tracks.values() ?? [];
+    const track = [...tracks].find((candidate) => candidate.source === source);
+    if (track?.kind !== "video") return;
+    const wish = this.#wish({ trackId: track.trackId });
+    const views = [...this.#views].filter((view) => view.userId === userId && view.source === source);
+    wish.views = views.map((view) => view.wish).filter((needed) => needed !== null);
+    this.#sendWish(wish);
+  }
+
+  #wish(target) {
+    const key = target.trackId === undefined ? `user ${target.userId}` : `track ${target.trackId}`;
+    let wish = this.#wishes.get(key);
+    if (!wish) {
+      wish = { target, own: null, views: [], sent: null };
+      this.#wishes.set(key, wish);
+    }
+    return wish;
+  }
+
+  /** Sends it if it is not what the server knows. */
+  #sendWish(wish) {
+    if (!this.#signaling || (wish.own === null && wish.views.length === 0 && wish.sent === null)) return;
+    const isViewed = wish.views.length > 0 || wish.own === null;
+    const data = { ...wish.target, ...(isViewed ? combined(wish.views) : {}), ...wish.own };
+    const text = JSON.stringify(data);
+    if (text === wish.sent) return;
+    wish.sent = text;
+    this.#send("subscribe", data);
+  }
+
+  /** Asks the server how one's own connection is doing: what it receives and what it sends, by track. */
+  async serverStats() {
+    return this.#request("stats", undefined);
   }
 
   // Signaling
@@ -982,11 +1070,18 @@ export class Call extends EventTarget {
       case "kicked":
         this.#emit("kicked", data);
         break;
+      case "quality":
+        this.#onQuality(subject, data);
+        break;
+      case "layer-changed":
+        this.#onLayerChanged(data);
+        break;
+      case "stats":
+        this.#takeRequest(message.id, "stats")?.resolve?.(data);
+        break;
       case "room-closed":
       case "server-draining":
-      case "quality":
       case "quality-warning":
-      case "layer-changed":
       case "room-updated":
       case "recording-started":
       case "recording-stopped":
@@ -1084,6 +1179,11 @@ export class Call extends EventTarget {
       }
     }
     this.#agreeOnMute(mutedOf(you.muted, { audio: false, video: false }));
+    for (const wish of this.#wishes.values()) {
+      if (data.resumed !== true) wish.sent = null;
+      this.#sendWish(wish);
+    }
+    for (const view of this.#views) this.#showView(view);
   }
 
   /** Whoever muted before joining, or while away, stays muted; so does whom somebody else muted meanwhile. */
@@ -1144,19 +1244,24 @@ export class Call extends EventTarget {
     if (info.muted !== undefined) participant.muted = mutedOf(info.muted, participant.muted);
   }
 
-  #addTrack(participant, { trackId, kind, source }) {
+  #addTrack(participant, { trackId, kind, source, layers }) {
     if (!trackId) return;
     const known = participant.tracks.get(trackId);
     if (known) {
       if (source) known.source = source;
+      if (layers) known.layers = layers;
       return;
     }
     participant.tracks.set(trackId, {
       trackId,
       kind,
       source: source ?? (kind === "audio" ? "microphone" : "camera"),
+      layers: layers ?? [],
       track: null,
       mid: null,
+      layer: null,
+      paused: false,
+      pausedReason: null,
     });
   }
 
@@ -1164,6 +1269,7 @@ export class Call extends EventTarget {
     if (info.userId === this.#local.userId) return;
     const again = this.#participants.has(info.userId);
     const participant = this.#addParticipant(info);
+    this.#showViews(info.userId);
     this.#emit(again ? "participant-updated" : "participant-joined", { participant, userId: info.userId, present: false });
     this.#growSlots();
   }
@@ -1175,21 +1281,28 @@ export class Call extends EventTarget {
       if (slot.userId === userId) this.#empty(slot);
     }
     this.#participants.delete(userId);
+    this.#wishes.delete(`user ${userId}`);
+    for (const trackId of participant.tracks.keys()) this.#wishes.delete(`track ${trackId}`);
     this.#emit("participant-left", { participant, userId, reason });
   }
 
   #onUserUpdated(info) {
     const participant = this.#participant(info.userId);
     if (!participant) return;
+    const { connection } = participant;
     this.#update(participant, info);
     if (participant.local && info.permissions) this.#local.permissions = info.permissions;
     this.#emit("participant-updated", { participant, userId: info.userId });
+    if (participant.connection !== connection) {
+      this.#emit("participant-connection", { participant, userId: info.userId, connection: participant.connection });
+    }
   }
 
   #onTrackPublished(userId, data) {
     const participant = this.#participants.get(userId);
     if (!participant) return;
     this.#addTrack(participant, data.track ?? data);
+    this.#showViews(userId);
     this.#emit("participant-updated", { participant, userId });
     this.#growSlots();
   }
@@ -1206,6 +1319,7 @@ export class Call extends EventTarget {
       if (slot.trackId === trackId && slot.userId === participant.userId) this.#empty(slot);
     }
     participant.tracks.delete(trackId);
+    this.#wishes.delete(`track ${trackId}`);
   }
 
   #onMuted(userId, data, muted, message) {
@@ -1239,6 +1353,24 @@ export class Call extends EventTarget {
       if (participant) participant.level = level ?? 1;
     }
     this.#emit("active-speaker", { speakers });
+  }
+
+  #onQuality(userId, { quality, reason = null }) {
+    const participant = this.#participant(userId);
+    if (!participant) return;
+    participant.quality = quality;
+    participant.qualityReason = reason;
+    this.#emit("quality", { participant, userId, quality, reason });
+  }
+
+  #onLayerChanged({ mid, trackId, userId, layer = null, paused = false, reason = null }) {
+    const participant = this.#participants.get(userId);
+    const info = participant?.tracks.get(trackId);
+    if (!info) return;
+    info.layer = layer;
+    info.paused = paused;
+    info.pausedReason = paused ? reason : null;
+    this.#emit("layer-changed", { participant, userId, trackId, mid, source: info.source, layer, paused, reason });
   }
 
   // Receiving
@@ -1278,6 +1410,7 @@ export class Call extends EventTarget {
     info.mid = mid;
     const stream = new MediaStream([track]);
     participant.streams.set(info.source, stream);
+    this.#showViews(data.userId);
     this.#emit("track-subscribed", {
       participant,
       userId: data.userId,
@@ -1297,32 +1430,31 @@ export class Call extends EventTarget {
     const participant = this.#participants.get(userId) ?? null;
     const info = participant?.tracks.get(trackId);
     if (info && info.mid === mid) {
-      info.track = null;
-      info.mid = null;
+      Object.assign(info, { track: null, mid: null, layer: null, paused: false, pausedReason: null });
       participant.streams.delete(source);
     }
+    this.#showViews(userId);
     this.#emit("track-unsubscribed", { participant, userId, trackId, kind, source, mid, track: transceiver.receiver.track });
   }
 
-  /** Adds receive transceivers while there are more remote tracks of a kind than slots. */
+  /**
+   * The slots are as many as were asked for at first, and the server fills them with those who matter most. Whom one pins
+   * is heard beside the loudest, and needs a slot for it.
+   */
   #growSlots() {
     if (!this.#peer) return;
-    const wanted = { audio: 0, video: 0 };
+    const voices = new Set();
     for (const participant of this.#participants.values()) {
-      for (const { kind } of participant.tracks.values()) wanted[kind] += 1;
+      for (const { kind, trackId } of participant.tracks.values()) if (kind === "audio") voices.add(trackId);
     }
-    let grown = false;
-    for (const kind of ["audio", "video"]) {
-      const target = Math.min(wanted[kind], MAX_SLOTS[kind]);
-      while (this.#slotCount[kind] < target) {
-        this.#addSlot(kind);
-        grown = true;
-      }
-    }
-    if (grown) {
-      this.#log("info", "more slots", { ...this.#slotCount });
-      this.#peer.request();
-    }
+    const isPinned = ({ target, own }) => own && !own.paused && (target.trackId === undefined || voices.has(target.trackId));
+    const pinned = [...this.#wishes.values()].filter(isPinned).length;
+    const base = this.#options.slots?.audio ?? INITIAL_SLOTS.audio;
+    const target = Math.min(voices.size, base + pinned, MAX_SLOTS.audio);
+    if (this.#slotCount.audio >= target) return;
+    while (this.#slotCount.audio < target) this.#addSlot("audio");
+    this.#log("info", "more slots", { ...this.#slotCount });
+    this.#peer.request();
   }
 
   #addSlot(kind) {
@@ -1913,6 +2045,139 @@ class Publication {
     if (this.#degradation !== null) set(parameters, "degradationPreference", this.#degradation);
     return changed;
   }
+}
+
+/**
+ * A media element that shows a source of a participant, and what it needs of it: its size on the screen in device pixels,
+ * or nothing while it cannot be seen.
+ */
+class View {
+  element;
+  userId;
+  source;
+  #priority;
+  #hooks;
+  #hinting;
+  #size = null;
+  #isOnScreen = true;
+  #isPaused = false;
+  #hideTimer = null;
+  #sizeTimer = null;
+  #sizedAt = -Infinity;
+  #observers = [];
+  #onVisibility = () => this.#look();
+
+  /**
+   * @param {HTMLMediaElement} element
+   * @param {{userId: string, source?: string, priority?: number, hints?: boolean}} what
+   * @param {{
+   *   onMove: () => void,
+   *   onChange: (userId: string, source: string) => void,
+   *   onDetach: () => void,
+   * }} hooks
+   */
+  constructor(element, { userId, source, priority = 0, hints = true }, hooks) {
+    const isVideo = element instanceof HTMLVideoElement;
+    this.element = element;
+    this.userId = userId;
+    this.source = source ?? (isVideo ? "camera" : "microphone");
+    this.#priority = priority;
+    this.#hooks = hooks;
+    this.#hinting = isVideo && hints;
+    element.autoplay = true;
+    element.playsInline = true;
+    if (this.#hinting) this.#observe();
+  }
+
+  set stream(stream) {
+    if (this.element.srcObject === stream) return;
+    this.element.srcObject = stream;
+    // Where sound needs a click first, the application asks for one.
+    if (stream) this.element.play().catch(() => {});
+  }
+
+  /** What to ask the server for; `null` before there is anything to say. */
+  get wish() {
+    const { width, height } = this.#size ?? {};
+    if (width === undefined && !this.#isPaused && this.#priority === 0) return null;
+    return { maxWidth: width, maxHeight: height, priority: this.#priority, paused: this.#isPaused };
+  }
+
+  /** Shows somebody else or another source, or changes how much it matters. */
+  update({ userId = this.userId, source = this.source, priority = this.#priority } = {}) {
+    const before = { userId: this.userId, source: this.source };
+    Object.assign(this, { userId, source });
+    this.#priority = priority;
+    if (before.userId !== userId || before.source !== source) this.#hooks.onChange(before.userId, before.source);
+    this.#hooks.onMove();
+  }
+
+  detach() {
+    for (const observer of this.#observers.splice(0)) observer.disconnect();
+    document.removeEventListener("visibilitychange", this.#onVisibility);
+    clearTimeout(this.#hideTimer);
+    clearTimeout(this.#sizeTimer);
+    this.element.srcObject = null;
+    this.#hooks.onDetach();
+    this.#hooks.onChange(this.userId, this.source);
+  }
+
+  #observe() {
+    const sizes = new ResizeObserver((entries) => this.#measure(entries.at(-1).contentRect));
+    const sight = new IntersectionObserver((entries) => {
+      this.#isOnScreen = entries.at(-1).isIntersecting;
+      this.#look();
+    });
+    this.#observers = [sizes, sight];
+    for (const observer of this.#observers) observer.observe(this.element);
+    document.addEventListener("visibilitychange", this.#onVisibility);
+  }
+
+  /** While somebody drags a window the last size counts, and one in between now and then. */
+  #measure({ width, height }) {
+    const ratio = globalThis.devicePixelRatio || 1;
+    const round = (pixels) => Math.ceil((pixels * ratio) / VIEW_STEP) * VIEW_STEP;
+    if (width === 0 || height === 0) return;
+    this.#size = { width: round(width), height: round(height) };
+    if (this.#sizeTimer !== null) return;
+    const wait = this.#sizedAt + VIEW_GAP_MS - performance.now();
+    const tell = () => {
+      this.#sizeTimer = null;
+      this.#sizedAt = performance.now();
+      this.#hooks.onChange(this.userId, this.source);
+    };
+    if (wait <= 0) tell();
+    else this.#sizeTimer = setTimeout(tell, wait);
+  }
+
+  /** Somebody who looks is served at once; who looks away may be back in a moment. */
+  #look() {
+    clearTimeout(this.#hideTimer);
+    const isSeen = (this.#isOnScreen && document.visibilityState === "visible") || document.pictureInPictureElement === this.element;
+    const set = () => {
+      this.#isPaused = !isSeen;
+      this.#hooks.onChange(this.userId, this.source);
+    };
+    if (isSeen !== this.#isPaused) return;
+    if (isSeen) set();
+    else this.#hideTimer = setTimeout(set, VIEW_HIDE_MS);
+  }
+}
+
+/** What several elements that show the same need together. */
+function combined(wishes) {
+  const seen = wishes.filter(({ paused }) => !paused);
+  const most = (member) => {
+    const values = seen.map((wish) => wish[member]);
+    // One whose size is not known may need all there is.
+    return values.length === 0 || values.includes(undefined) ? undefined : Math.max(...values);
+  };
+  return {
+    maxWidth: most("maxWidth"),
+    maxHeight: most("maxHeight"),
+    priority: most("priority"),
+    paused: wishes.length > 0 && seen.length === 0,
+  };
 }
 
 /** The data channel of one label: opened again when it was closed, on whatever connection there is. */

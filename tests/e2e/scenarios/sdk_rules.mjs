@@ -256,6 +256,50 @@ await story("the rules of signaling, as the SDK keeps them", async () => {
   );
   step("slots change hands");
 
+  // An attached element follows the track from slot to slot, and the server hears how large it is seen.
+  await page.setViewportSize({ width: 800, height: 600 });
+  const [one, two] = await page.evaluate(() => {
+    const mids = e2e.state.call.peerConnection.getTransceivers().filter(({ direction, receiver }) => direction === "recvonly" && receiver.track.kind === "video").map(({ mid }) => mid);
+    const element = document.createElement("video");
+    element.style.cssText = "position: absolute; top: 0; left: 0; width: 330px; height: 180px";
+    document.body.append(element);
+    globalThis.view = e2e.state.call.attach(element, { userId: "dan" });
+    return mids.slice(-2);
+  });
+  const wishes = async () => (await sent("subscribe")).map(({ data }) => data);
+  const lastWish = (expect, what) => until(what, async () => JSON.stringify((await wishes()).at(-1)) === JSON.stringify(expect) || { ok: false, wishes: await wishes() });
+  assertEqual(await wishes(), [], "wishes before there is somebody to see");
+  await page.evaluate(() => server.say({ type: "user-joined", userId: "dan", data: { displayName: "Dan", tracks: [{ trackId: "d1", kind: "video", source: "camera" }, { trackId: "d2", kind: "audio", source: "microphone" }] } }));
+  await lastWish({ trackId: "d1", maxWidth: 336, maxHeight: 192, priority: 0, paused: false }, "the size of the element");
+  const shows = () => page.evaluate(() => [...e2e.state.call.peerConnection.getTransceivers()].find(({ receiver }) => receiver.track === view.element.srcObject?.getTracks()[0])?.mid ?? null);
+  await subscribed({ mid: one, userId: "dan", trackId: "d1", kind: "video", source: "camera" });
+  assertEqual(await shows(), one, "the slot that the element shows");
+  await subscribed({ mid: two, userId: "dan", trackId: "d1", kind: "video", source: "camera" });
+  assertEqual(await shows(), two, "the slot that the element shows after a move");
+  await page.evaluate(() => (view.element.style.width = "700px"));
+  await lastWish({ trackId: "d1", maxWidth: 704, maxHeight: 192, priority: 0, paused: false }, "the new size");
+  await page.evaluate(() => view.update({ priority: 5 }));
+  await lastWish({ trackId: "d1", maxWidth: 704, maxHeight: 192, priority: 5, paused: false }, "the priority");
+  await page.evaluate(() => (view.element.style.top = "5000px"));
+  await lastWish({ trackId: "d1", paused: true }, "a pause out of sight");
+  await page.evaluate(() => (view.element.style.top = "0"));
+  await lastWish({ trackId: "d1", maxWidth: 704, maxHeight: 192, priority: 5, paused: false }, "no pause in sight");
+  await page.evaluate(() => e2e.state.call.setSubscription({ trackId: "d1" }, { quality: "low", maxWidth: 100 }));
+  await lastWish({ trackId: "d1", maxWidth: 100, maxHeight: 192, priority: 5, paused: false, quality: "low" }, "the application's own wish");
+  await page.evaluate(() => server.say({ type: "layer-changed", data: { mid: "x", trackId: "d1", userId: "dan", layer: null, paused: true, reason: "bandwidth" } }));
+  await page.evaluate(() => server.say({ type: "quality", data: { userId: "dan", quality: 2, reason: "packet-loss" } }));
+  const dan = await page.evaluate(() => {
+    const { tracks, quality, qualityReason } = e2e.participant("dan");
+    const { paused, pausedReason, layer } = tracks.get("d1");
+    return { quality, qualityReason, paused, pausedReason, layer };
+  });
+  assertEqual(dan, { quality: 2, qualityReason: "packet-loss", paused: true, pausedReason: "bandwidth", layer: null }, "what is known of Dan");
+  await page.evaluate(() => view.detach());
+  assertEqual(await shows(), null, "what the element shows in the end");
+  await lastWish({ trackId: "d1", quality: "low", maxWidth: 100 }, "the application's wish alone");
+  await page.evaluate(() => server.say({ type: "user-left", userId: "dan", data: { reason: "left" } }));
+  step("elements follow their track and tell their size");
+
   // Somebody else mutes us; the echo of our own message does not undo the next one.
   await page.evaluate(() => server.say({ type: "muted", userId: "ann", targetUserId: "me", data: { kind: "video" } }));
   const enabled = () => page.evaluate(() => e2e.state.call.local.stream("camera").getVideoTracks()[0].enabled);
