@@ -6,6 +6,11 @@ const $ = (id) => document.getElementById(id);
 const query = new URLSearchParams(location.search);
 const fragment = fragmentParameters(location.hash);
 
+/** How much pictures matter to the server's choice: what is large is what somebody looks at. */
+const PRIORITY = { large: 10, screen: 5, other: 0 };
+/** Warnings about one's own connection that hold at present, by kind and direction. */
+const warnings = new Map();
+
 /** What has been opened before joining, and the call afterwards. */
 const state = {
   /** @type {MediaStreamTrack|null} */ mic: null,
@@ -13,13 +18,17 @@ const state = {
   micOn: true,
   camOn: true,
   /** @type {Call|null} */ call: null,
-  /** @type {MediaStream|null} */ screen: null,
+  /** Key of the tile that the user wants large. */
+  /** @type {string|null} */ pinned: null,
+  /** Key of a shared screen that the user does not want large. */
+  /** @type {string|null} */ unfocused: null,
   /** A token that came with the link; kept out of the address bar. */
   token: query.get("token") ?? fragment.get("token"),
   unread: 0,
 };
 
 /** Tiles by `userId/source`; audio elements by `userId/trackId`. */
+/** @type {Map<string, Tile>} */
 const tiles = new Map();
 const sounds = new Map();
 
@@ -311,10 +320,12 @@ async function join() {
   busy("Joining …");
   let call = null;
   try {
-    const token = await tokenFor(name, roomId);
+    const getToken = () => tokenFor(name, roomId);
+    const token = await getToken();
     const tracks = [state.mic, state.cam].filter((track) => track && track.readyState === "live");
     call = new Call({
       token,
+      getToken,
       roomId,
       displayName: name,
       localStream: tracks.length ? new MediaStream(tracks) : undefined,
@@ -363,10 +374,10 @@ function enterCall(call) {
 function closeScreen() {
   for (const tile of tiles.values()) tile.remove();
   tiles.clear();
+  warnings.clear();
+  Object.assign(state, { pinned: null, unfocused: null });
   for (const sound of sounds.values()) sound.remove();
   sounds.clear();
-  state.screen?.getTracks().forEach((track) => track.stop());
-  state.screen = null;
   $("hear").hidden = true;
   $("chat-log").replaceChildren();
   showChat(false);
@@ -384,19 +395,23 @@ function listen(call) {
   on("waiting", () => busy("Waiting for somebody to let you in …"));
   on("joined", () => enterCall(call));
   on("connection-state", drawStatus);
+  on("reconnected", () => notice("You are connected again.", "info"));
+  on("quality-warning", ({ kind, direction, active }) => {
+    if (active) warnings.set(`${kind} ${direction}`, warningText(kind, direction));
+    else warnings.delete(`${kind} ${direction}`);
+    drawBanner();
+  });
   on("participant-joined", ({ participant, present }) => {
-    drawTile(participant, "camera");
+    drawParticipant(participant);
     if (!present) chatEvent(`${participant.displayName} joined`);
     drawStatus();
   });
-  on("participant-updated", ({ participant }) => drawParticipant(participant));
+  on("participant-updated", ({ participant }) => {
+    drawParticipant(participant);
+    if (participant.local) drawControls();
+  });
   on("participant-left", ({ participant }) => {
-    for (const [key, tile] of tiles) {
-      if (tile.dataset.userId === participant.userId) {
-        tile.remove();
-        tiles.delete(key);
-      }
-    }
+    for (const [key, tile] of tiles) if (tile.participant === participant) removeTile(key);
     for (const [key, sound] of sounds) {
       if (sound.dataset.userId === participant.userId) {
         sound.remove();
@@ -404,9 +419,9 @@ function listen(call) {
       }
     }
     chatEvent(`${participant.displayName} left`);
-    arrange();
     drawStatus();
   });
+  for (const type of ["quality", "layer-changed"]) on(type, ({ participant }) => drawParticipant(participant));
   on("track-subscribed", (detail) => {
     if (detail.kind === "audio") addSound(detail);
     drawParticipant(detail.participant);
@@ -430,18 +445,13 @@ function listen(call) {
     notice(`You may turn your ${kind === "audio" ? "microphone" : "camera"} on again.`, "info"),
   );
   on("active-speaker", () => {
-    for (const participant of [call.local, ...call.participants.values()]) drawSpeaking(participant);
+    for (const tile of tiles.values()) tile.drawSpeaking();
   });
   on("local-track-ended", ({ source }) => {
-    if (source === "screen") {
-      stopScreen();
-    } else {
-      if (source === "camera") state.cam = null;
-      if (source === "microphone") state.mic = null;
-      notice(`Your ${source} was disconnected.`);
-      drawControls();
-    }
-    drawParticipant(call.local);
+    if (source === "camera") state.cam = null;
+    if (source === "microphone") state.mic = null;
+    if (source === "camera" || source === "microphone") notice(`Your ${source} was disconnected.`);
+    drawControls();
   });
   on("chat", ({ userId, text, participant }) => {
     if (userId !== call.local.userId) chatLine(participant?.displayName ?? userId, text);
@@ -470,7 +480,8 @@ function nameOf(userId) {
 function wireCall() {
   $("mic").addEventListener("click", () => toggleMic());
   $("cam").addEventListener("click", () => toggleCam());
-  $("screen").addEventListener("click", () => (state.screen ? stopScreen() : startScreen()));
+  $("screen").addEventListener("click", toggleScreen);
+  $("stop-sharing").addEventListener("click", toggleScreen);
   $("leave").addEventListener("click", () => leave());
   $("copy-link").addEventListener("click", copyLink);
   $("hear").addEventListener("click", hear);
@@ -499,38 +510,43 @@ function wireCall() {
       $("chat-toggle").focus();
     }
     if (!state.call?.joined || typing || event.ctrlKey || event.metaKey || event.altKey || event.repeat) return;
-    if (event.key === "m" && state.mic) toggleMic();
-    if (event.key === "v" && state.cam) toggleCam();
-    if (event.key === "c") showChat($("chat").hidden);
+    const shortcuts = {
+      m: () => state.mic && toggleMic(),
+      v: () => state.cam && toggleCam(),
+      s: () => !$("screen").hidden && toggleScreen(),
+      c: () => showChat($("chat").hidden),
+    };
+    const run = shortcuts[event.key.toLowerCase()];
+    if (!run) return;
+    // Else the key would be typed into what opens.
+    event.preventDefault();
+    run();
   });
   addEventListener("pagehide", () => state.call?.leave());
-  new ResizeObserver(arrange).observe($("grid"));
+  new ResizeObserver(sizeTiles).observe($("grid"));
 }
 
 async function leave() {
   await state.call?.leave();
 }
 
-async function startScreen() {
+async function toggleScreen() {
+  const { call } = state;
+  if (!call) return;
+  $("screen").disabled = true;
   try {
-    const stream = await navigator.mediaDevices.getDisplayMedia({ video: true, audio: true });
-    state.screen = stream;
-    drawControls();
-    await state.call.publish(stream, { source: "screen" });
+    if (isSharing()) await call.stopScreenShare();
+    else await call.shareScreen();
   } catch (error) {
-    stopScreen();
     // Closing the browser's dialog is a decision, not a failure.
-    if (error.name !== "NotAllowedError") notice(explain(error.code ?? "screen_failed", error.message));
+    if (error.code !== "not_allowed") notice(explain(error.code ?? "internal", error.message));
   }
+  $("screen").disabled = false;
+  drawControls();
 }
 
-function stopScreen() {
-  const stream = state.screen;
-  state.screen = null;
-  drawControls();
-  if (!stream) return;
-  state.call?.unpublish(stream).catch(() => {});
-  stream.getTracks().forEach((track) => track.stop());
+function isSharing() {
+  return state.call?.local.stream("screen") != null;
 }
 
 function inviteLink() {
@@ -555,9 +571,9 @@ function drawControls() {
   press($("cam"), Boolean(state.cam) && state.camOn, camLabel());
   $("mic").disabled = !state.mic;
   $("cam").disabled = !state.cam;
-  $("screen").setAttribute("aria-pressed", String(Boolean(state.screen)));
-  $("screen").setAttribute("aria-label", state.screen ? "Stop sharing" : "Share screen");
-  $("screen").title = $("screen").getAttribute("aria-label");
+  const sharing = isSharing();
+  press($("screen"), sharing, sharing ? "Stop sharing" : "Share screen");
+  $("stop-sharing").hidden = !sharing;
   if (state.call?.joined) drawParticipant(state.call.local);
 }
 
@@ -572,16 +588,121 @@ function camLabel() {
 }
 
 function drawStatus() {
-  const call = state.call;
+  const { call } = state;
   if (!call) return;
   const people = call.participants.size + 1;
   const texts = {
     joined: "Connecting media …",
     connected: people === 1 ? "Only you so far" : `${people} in the call`,
-    reconnecting: "Connection lost, trying again …",
+    reconnecting: "Reconnecting …",
     waiting: "Waiting to be let in",
   };
   $("call-status").textContent = texts[call.state] ?? "Connecting …";
+  drawBanner();
+}
+
+/** What is wrong with one's own connection, the gravest thing first. */
+function drawBanner() {
+  const reconnecting = state.call?.state === "reconnecting";
+  const text = reconnecting ? "Connection lost. Reconnecting …" : ([...warnings.values()][0] ?? "");
+  $("banner").hidden = text === "";
+  $("banner").classList.toggle("busy", reconnecting);
+  if ($("banner-text").textContent !== text) $("banner-text").textContent = text;
+}
+
+function warningText(kind, direction) {
+  if (kind === "packet-loss") return "Your connection loses data: sound and pictures may stutter.";
+  if (kind === "latency") return "Your connection is slow to answer: others hear you late.";
+  return direction === "send"
+    ? "Your connection is slow: others see you less sharply."
+    : "Your connection is slow: some pictures are less sharp or paused.";
+}
+
+/** One picture in the call: somebody's camera, or a screen they share. */
+class Tile {
+  constructor(participant, source) {
+    const element = $("tile-template").content.firstElementChild.cloneNode(true);
+    this.participant = participant;
+    this.source = source;
+    this.key = tileKey(participant, source);
+    this.element = element;
+    element.dataset.userId = participant.userId;
+    element.dataset.source = source;
+    element.classList.toggle("screen", source === "screen");
+    element.classList.toggle("mirrored", participant.local && source === "camera");
+    this.find(".avatar").style.setProperty("--hue", String(hue(participant.userId)));
+    this.find(".pin").addEventListener("click", () => togglePin(this.key));
+    element.addEventListener("dblclick", () => togglePin(this.key));
+    this.view = state.call.attach(this.find("video"), { userId: participant.userId, source });
+  }
+
+  find(selector) {
+    return this.element.querySelector(selector);
+  }
+
+  draw() {
+    const { participant, source, element } = this;
+    const isCamera = source === "camera";
+    const name = participant.local ? `${participant.displayName} (you)` : participant.displayName;
+    const label = isCamera ? name : `${name}: screen`;
+    this.find(".name").textContent = label;
+    this.find(".avatar").textContent = initials(participant.displayName);
+    const shows = participant.stream(source) !== null && (!isCamera || !participant.muted.video);
+    const silent = isCamera && (participant.muted.audio || !hasMicrophone(participant));
+    const lost = participant.connection === "lost";
+    const track = [...participant.tracks.values()].find((candidate) => candidate.source === source);
+    const starved = shows && !lost && track?.paused === true && track.pausedReason === "bandwidth";
+    element.classList.toggle("has-video", shows);
+    element.classList.toggle("mic-muted", silent);
+    element.classList.toggle("lost", lost);
+    element.classList.toggle("starved", starved);
+    this.find(".veil").hidden = !lost;
+    this.find(".note").hidden = !starved;
+    this.find(".note").textContent = starved ? "Picture paused: slow connection" : "";
+    const quality = isCamera ? this.drawQuality() : "";
+    const facts = [label, silent && "microphone muted", !shows && "no picture", lost && "connection lost", starved && "picture paused"];
+    element.setAttribute("aria-label", [...facts, !lost && quality].filter(Boolean).join(", "));
+    this.drawSpeaking();
+  }
+
+  drawQuality() {
+    const { quality, qualityReason } = this.participant;
+    const bars = this.find(".bars");
+    bars.hidden = quality === null;
+    if (quality === null) return "";
+    const text = `Connection: ${qualityText(quality, qualityReason)}`;
+    bars.dataset.quality = String(quality);
+    bars.title = text;
+    bars.setAttribute("aria-label", text);
+    return quality <= 3 ? text.toLowerCase() : "";
+  }
+
+  drawSpeaking() {
+    const { level, muted } = this.participant;
+    this.element.classList.toggle("speaking", this.source === "camera" && level > 0 && !muted.audio);
+  }
+
+  remove() {
+    this.view.detach();
+    this.element.remove();
+  }
+}
+
+function qualityText(quality, reason) {
+  const grade = ["lost", "very poor", "poor", "fair", "good", "very good"][quality] ?? "unknown";
+  const reasons = {
+    "packet-loss": "data is lost on the way",
+    latency: "slow to answer",
+    jitter: "uneven",
+    bandwidth: "too little bandwidth",
+    lost: "interrupted",
+  };
+  return quality < 5 && reasons[reason] ? `${grade}, ${reasons[reason]}` : grade;
+}
+
+function hasMicrophone(participant) {
+  if (participant.local) return participant.streams.has("microphone");
+  return [...participant.tracks.values()].some((track) => track.source === "microphone");
 }
 
 function tileKey(participant, source) {
@@ -592,72 +713,76 @@ function drawTile(participant, source) {
   const key = tileKey(participant, source);
   let tile = tiles.get(key);
   if (!tile) {
-    tile = $("tile-template").content.firstElementChild.cloneNode(true);
-    tile.dataset.userId = participant.userId;
-    tile.dataset.source = source;
-    tile.classList.toggle("screen", source === "screen");
-    tile.classList.toggle("mirrored", participant.local && source === "camera");
-    tile.querySelector(".avatar").style.setProperty("--hue", String(hue(participant.userId)));
+    tile = new Tile(participant, source);
     // A shared screen comes first; oneself comes last.
-    if (source === "screen") $("grid").prepend(tile);
-    else if (!participant.local && tiles.has(tileKey(state.call.local, "camera")))
-      tiles.get(tileKey(state.call.local, "camera")).before(tile);
-    else $("grid").append(tile);
+    const own = tiles.get(tileKey(state.call.local, "camera"));
+    if (source === "screen") $("grid").prepend(tile.element);
+    else if (own) own.element.before(tile.element);
+    else $("grid").append(tile.element);
     tiles.set(key, tile);
     arrange();
   }
-  const name = participant.local ? `${participant.displayName} (you)` : participant.displayName;
-  const label = source === "screen" ? `${name}: screen` : name;
-  tile.querySelector(".name").textContent = label;
-  tile.querySelector(".avatar").textContent = initials(participant.displayName);
-  const stream = participant.stream(source);
-  const video = tile.querySelector("video");
-  if (video.srcObject !== stream) {
-    video.srcObject = stream;
-    if (stream) video.play().catch(() => {});
-  }
-  const shows = Boolean(stream) && (source === "screen" || !participant.muted.video);
-  tile.classList.toggle("has-video", shows);
-  const silent = participant.muted.audio || !hasMicrophone(participant);
-  tile.classList.toggle("mic-muted", silent && source === "camera");
-  tile.classList.toggle("lost", participant.connection === "lost");
-  tile.setAttribute(
-    "aria-label",
-    [label, silent && "microphone muted", !shows && "no picture", participant.connection === "lost" && "connection lost"]
-      .filter(Boolean)
-      .join(", "),
-  );
+  tile.draw();
 }
 
-function hasMicrophone(participant) {
-  if (participant.local) return participant.streams.has("microphone");
-  return [...participant.tracks.values()].some((track) => track.kind === "audio");
+function removeTile(key) {
+  tiles.get(key)?.remove();
+  tiles.delete(key);
+  if (state.pinned === key) state.pinned = null;
+  if (state.unfocused === key) state.unfocused = null;
+  arrange();
 }
 
 function drawParticipant(participant) {
   if (!state.call?.joined) return;
   drawTile(participant, "camera");
+  const shared = [...participant.tracks.values()].some(({ source }) => source === "screen");
   const key = tileKey(participant, "screen");
-  if (participant.streams.has("screen") && !participant.local) {
-    drawTile(participant, "screen");
-  } else if (tiles.has(key)) {
-    tiles.get(key).remove();
-    tiles.delete(key);
-    arrange();
+  // One's own screen in the page that is on the screen would be a hall of mirrors.
+  if (shared && !participant.local) drawTile(participant, "screen");
+  else if (tiles.has(key)) removeTile(key);
+}
+
+// Layout
+
+/** The tile that is shown large: what the user has pinned, else a shared screen. */
+function focusedKey() {
+  if (state.pinned !== null && tiles.has(state.pinned)) return state.pinned;
+  for (const tile of tiles.values()) {
+    if (tile.source === "screen" && tile.key !== state.unfocused) return tile.key;
   }
+  return null;
 }
 
-function drawSpeaking(participant) {
-  const tile = tiles.get(tileKey(participant, "camera"));
-  tile?.classList.toggle("speaking", participant.level !== 0 && !participant.muted.audio);
+function togglePin(key) {
+  const large = focusedKey() === key;
+  state.pinned = large ? null : key;
+  // A screen is large by itself, unless the user says no.
+  state.unfocused = large && tiles.get(key)?.source === "screen" ? key : null;
+  arrange();
 }
 
-/** Sizes the tiles: the number of columns that gives the largest 16:9 ones, the last row centred. */
+/** One large tile with the others in a strip, or all alike in a grid. */
 function arrange() {
+  const focused = focusedKey();
+  $("grid").classList.toggle("focus", focused !== null);
+  for (const tile of tiles.values()) {
+    const isLarge = tile.key === focused;
+    const name = tile.participant.local ? "yourself" : tile.participant.displayName;
+    const what = tile.source === "screen" ? `${name}'s screen` : name;
+    press(tile.find(".pin"), isLarge, isLarge ? `Make ${what} small again` : `Make ${what} large`);
+    tile.element.classList.toggle("large", isLarge);
+    tile.view.update({ priority: isLarge ? PRIORITY.large : tile.source === "screen" ? PRIORITY.screen : PRIORITY.other });
+  }
+  sizeTiles();
+}
+
+/** In the grid: the number of columns that gives the largest 16:9 tiles, the last row centred. */
+function sizeTiles() {
   const grid = $("grid");
   const count = tiles.size;
   const { clientWidth: width, clientHeight: height } = grid;
-  if (!count || !width || !height) return;
+  if (!count || !width || !height || grid.classList.contains("focus")) return;
   const gap = 10;
   let best = 0;
   for (let columns = 1; columns <= count; columns += 1) {
@@ -782,6 +907,7 @@ function explain(code, message) {
     server_going_away: "The server is going away. Join again in a moment.",
     server_draining: "The server is going to restart soon. The call may end.",
     rate_limited: "Too many attempts. Wait a moment and try again.",
+    not_supported: "This browser cannot share a screen.",
     media_failed: "No media connection could be made. A firewall may be blocking it.",
     insecure_context: "Camera and microphone work on https:// pages only. You can still join to watch and listen.",
     policy: "The server closed the connection because of its rules.",

@@ -88,6 +88,36 @@ await story("the built-in page", async () => {
   await ada.getByRole("button", { name: "Turn camera on" }).click();
   await until("Ada's picture to come back", async () => (await picturesOf(grace)).includes(people[0]));
 
+  // A shared screen is large by itself; somebody pinned goes before it; the browser's bar ends it.
+  await grace.evaluate(() => {
+    const canvas = document.createElement("canvas");
+    Object.assign(canvas, { width: 1280, height: 720 });
+    const context = canvas.getContext("2d");
+    let count = 0;
+    setInterval(() => {
+      context.fillStyle = "#fff";
+      context.fillRect(0, 0, 1280, 720);
+      context.fillStyle = "#000";
+      context.font = "60px sans-serif";
+      context.fillText(`Slide ${(count += 1)}`, 100, 200);
+    }, 100);
+    globalThis.shared = canvas.captureStream(10);
+    navigator.mediaDevices.getDisplayMedia = async () => globalThis.shared;
+  });
+  await grace.getByRole("button", { name: "Share screen" }).click();
+  const large = () => ada.evaluate(() => document.querySelector(".tile.large .name")?.textContent ?? null);
+  await until("the screen to be large", async () => (await large()) === `${people[1]}: screen`);
+  await until("its picture", async () => (await picturesOf(ada)).includes(`${people[1]}: screen`));
+  await shot(ada, "3-shared-screen");
+  await tile(ada, people[2]).getByRole("button", { name: `Make ${people[2]} large` }).press("Enter");
+  assert((await large()) === people[2], "the pinned tile is large");
+  await tile(ada, people[2]).getByRole("button", { name: "small again" }).press("Enter");
+  assert((await large()) === `${people[1]}: screen`, "the screen is large again");
+  await grace.evaluate(() => shared.getVideoTracks()[0].dispatchEvent(new Event("ended")));
+  await until("the grid to be back", async () => (await large()) === null);
+  await grace.getByRole("button", { name: "Share screen" }).waitFor();
+  step("a screen is shared, pinned over, and ended");
+
   await katherine.getByRole("button", { name: "Leave call" }).click();
   await katherine.locator("#prejoin").waitFor({ state: "visible" });
   await until("Katherine's tile to go", async () => (await tile(grace, people[2]).count()) === 0);
