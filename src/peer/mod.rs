@@ -186,6 +186,8 @@ pub struct Peer {
     heard: Instant,
     /// Bit/s to the client. `None`: it gives no feedback to estimate from.
     estimate: Option<u64>,
+    /// The same without [`Doubt`].
+    measured: Option<u64>,
     doubt: Doubt,
     stats: Stats,
     channels: Channels,
@@ -288,6 +290,7 @@ impl Peer {
             path: None,
             heard: now,
             estimate: None,
+            measured: None,
             doubt: Doubt::default(),
             stats: Stats::default(),
             channels: Channels::default(),
@@ -763,8 +766,7 @@ impl Peer {
             }
             RtcEvent::KeyframeRequest(request) => sink.events.push(Event::KeyframeRequest(request.mid)),
             RtcEvent::EgressBitrateEstimate(BweKind::Twcc { estimate, .. } | BweKind::Remb { estimate, .. }) => {
-                self.estimate = Some(estimate.as_u64());
-                sink.events.push(Event::Estimate);
+                self.on_estimate(now, estimate.as_u64(), sink);
             }
             RtcEvent::PeerStats(stats) => {
                 self.stats.on_peer(&stats);
@@ -800,27 +802,38 @@ impl Peer {
         }
     }
 
-    /// The estimator takes jitter for a queue that grows, and on a path with much of it falls without end. What arrives is what
-    /// the path can take, at least; so while hardly anything is lost and the round trip shows no queue, an estimate far below
-    /// that is wrong, and begins anew from there. So is one that has no room for the smallest picture; but there the path may
-    /// be as narrow as that, so a doubt that turns out to be wrong is not raised again for longer and longer.
+    fn on_estimate(&mut self, now: Instant, measured: u64, sink: &mut Sink) {
+        self.measured = Some(measured);
+        // Without proof that the path is narrower, there is room for a small picture and a voice.
+        let least = if self.doubt.holds(now) { ESTIMATE_LEAST } else { 0 };
+        self.estimate = Some(measured.max(least));
+        sink.events.push(Event::Estimate);
+    }
+
+    /// The estimator takes jitter for a queue that grows, and on a path with much of it, or to a machine that is busy, falls
+    /// without end. What arrives is what the path can take, at least; so while hardly anything is lost and the round trip
+    /// shows no queue, an estimate far below that is wrong, and begins anew from there. Likewise one that has no room for the
+    /// smallest picture; but the path may be as narrow as that, so a doubt that proves wrong is not raised again for longer
+    /// and longer.
     fn doubt_estimate(&mut self, now: Instant, sink: &mut Sink) {
         let audio = |mid: Mid| self.outgoing.get(&mid).is_some_and(|o| o.kind == MediaKind::Audio);
         let reported = self.stats.sent().filter(|(mid, _)| audio(*mid)).filter_map(|(_, sent)| sent.loss);
-        let has_queue = self.stats.has_queue(reported.fold(None, |most, loss| Some(loss.max(most.unwrap_or(0.0)))));
-        if has_queue {
+        let reported = reported.fold(None, |most, loss| Some(loss.max(most.unwrap_or(0.0))));
+        if self.stats.is_starved(reported) {
             self.doubt.on_congestion(now);
-            return;
         }
-        let (Some(estimate), Some(arrives)) = (self.estimate, self.stats.arrives()) else { return };
-        let least = if self.doubt.may_raise(now) { arrives.max(ESTIMATE_LEAST) } else { arrives };
-        if estimate < least / 4 * 3 {
+        let Some(measured) = self.measured else { return };
+        let arrives = self.stats.arrives().filter(|_| !self.stats.has_queue(reported)).unwrap_or(0);
+        let least = if self.doubt.holds(now) { arrives.max(ESTIMATE_LEAST) } else { arrives };
+        if measured < least / 4 * 3 {
             if least > arrives {
                 self.doubt.on_raise(now);
             }
             self.rtc.bwe().reset(Bitrate::bps(least));
-            self.estimate = Some(least);
-            sink.events.push(Event::Estimate);
+            self.on_estimate(now, least, sink);
+        } else {
+            // The doubt may have ended or begun.
+            self.on_estimate(now, measured, sink);
         }
     }
 
@@ -905,7 +918,7 @@ fn nominates(check: &[u8]) -> bool {
     false
 }
 
-/// Whether an estimate that has room for nothing may be raised above what is known to arrive.
+/// Whether an estimate that has room for nothing is doubted, without proof that more arrives.
 #[derive(Debug, Default)]
 struct Doubt {
     raised: Option<Instant>,
@@ -915,7 +928,7 @@ struct Doubt {
 }
 
 impl Doubt {
-    fn may_raise(&self, now: Instant) -> bool {
+    fn holds(&self, now: Instant) -> bool {
         self.not_before.is_none_or(|at| now >= at)
     }
 

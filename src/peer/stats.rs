@@ -77,6 +77,15 @@ impl Stats {
         grows || reported.or(self.loss_down).is_none_or(|loss| loss > QUEUE_LOSS)
     }
 
+    /// So much waits or gets lost that even the least is too much.
+    pub fn is_starved(&self, reported: Option<f32>) -> bool {
+        let waits = match (self.rtts.back(), self.rtts.iter().min()) {
+            (Some(rtt), Some(least)) => *rtt > *least + STARVED_DELAY,
+            _ => false,
+        };
+        waits || reported.or(self.loss_down).is_some_and(|loss| loss > STARVED_LOSS)
+    }
+
     pub(super) fn on_peer(&mut self, stats: &PeerStats) {
         if let Some(rtt) = stats.rtt {
             if self.rtts.len() >= RTTS {
@@ -134,6 +143,10 @@ fn rate(bytes_before: u64, before: Option<Instant>, bytes: u64, now: Instant) ->
 /// is longer once, not longer and longer.
 const QUEUE_DELAY: Duration = Duration::from_millis(100);
 const RTTS: usize = 3;
+/// More than a busy machine adds, less than a line adds that is full of video.
+const STARVED_DELAY: Duration = Duration::from_millis(400);
+/// More than a bad radio path loses by chance.
+const STARVED_LOSS: f32 = 0.25;
 /// Radio loses as much without any queue.
 const QUEUE_LOSS: f32 = 0.05;
 /// More lines than a description may have are not kept apart.
