@@ -197,9 +197,9 @@ export class Call extends EventTarget {
   #connecting = null;
 
   #token;
-  #tokenRefused = false;
   /** @type {Socket|null} */
   #socket = null;
+  #joinTimer = null;
   /** The server takes messages of ours: joined, on the present socket. */
   #signaling = false;
   #nextRequest = 1;
@@ -322,6 +322,7 @@ export class Call extends EventTarget {
   }
 
   async #connect() {
+    if (this.#phase === "closed") throw new CallError("closed", "The call is over");
     this.#phase = "connecting";
     this.#refresh();
     try {
@@ -346,22 +347,35 @@ export class Call extends EventTarget {
   }
 
   /** Opens the devices that the options ask for, while joining. Without them one can still watch and listen. */
-  #capture() {
+  async #capture() {
     const { capture: wishes } = this.#options;
     if (!wishes) return;
-    capture(wishes === true ? {} : wishes).then(
-      (stream) => {
-        if (this.#phase === "closed") stream.getTracks().forEach((track) => track.stop());
-        else return this.publish(stream);
-      },
-    ).catch((error) => this.#report(error));
+    try {
+      const stream = await capture(wishes === true ? {} : wishes);
+      if (this.#phase === "closed") stream.getTracks().forEach((track) => track.stop());
+      else await this.publish(stream);
+    } catch (error) {
+      this.#report(error);
+    }
   }
 
-  /** Opens a socket and joins, once. */
+  /** Opens a socket and joins; with another token where the one at hand is refused and the application can give one. */
   async #enter(timeoutMs) {
+    const known = this.#token;
+    const token = await this.#freshToken();
+    try {
+      return await this.#enterWith(token, timeoutMs);
+    } catch (error) {
+      const isRefused = error.code === "invalid_token" || error.code === "token_expired";
+      if (!isRefused || !this.#options.getToken || token !== known) throw error;
+      this.#token = null;
+      return await this.#enterWith(await this.#freshToken(), timeoutMs);
+    }
+  }
+
+  async #enterWith(token, timeoutMs) {
     const url = socketUrl(this.#options.url);
-    const token = await this.#currentToken();
-    if (this.#phase === "closed") throw new CallError("closed");
+    if (this.#phase === "closed") throw new CallError("closed", "The call is over");
     this.#log("info", "connecting", { url, roomId: this.roomId });
     const socket = new Socket(url, token, {
       ping: { type: "ping", roomId: this.roomId },
@@ -379,47 +393,45 @@ export class Call extends EventTarget {
     if (this.#options.metadata !== undefined) data.metadata = this.#options.metadata;
     if (this.#joined?.resumeToken) data.resumeToken = this.#joined.resumeToken;
     // The answer to a join is quick, except in the lobby, where it takes as long as the host takes.
-    const timer = setTimeout(() => {
-      if (this.#phase !== "waiting") socket.close(CloseCode.ABNORMAL, "no answer to the join");
-    }, timeoutMs);
+    this.#joinTimer = setTimeout(() => socket.close(CloseCode.ABNORMAL, "no answer to the join"), timeoutMs);
     try {
       return await this.#request("join", data);
     } catch (error) {
       socket.close(CloseCode.LEFT);
       throw error;
     } finally {
-      clearTimeout(timer);
+      clearTimeout(this.#joinTimer);
     }
   }
 
-  /** The token to use now: the application is asked for another one when the last was refused or is about to expire. */
-  async #currentToken() {
-    const { getToken } = this.#options;
-    if (getToken && (this.#token === null || this.#tokenRefused || expiresSoon(this.#token))) {
-      try {
-        this.#token = await getToken();
-      } catch (error) {
-        throw new CallError("token_failed", `getToken failed: ${error?.message ?? error}`, { cause: error });
-      }
-      this.#tokenRefused = false;
-    }
+  /** The token at hand, or another one from the application where there is none or it is about to expire. */
+  async #freshToken() {
+    if (this.#options.getToken && (this.#token === null || expiresSoon(this.#token))) this.#token = await this.#askForToken();
     return this.#token;
+  }
+
+  async #askForToken() {
+    try {
+      return await this.#options.getToken();
+    } catch (error) {
+      if (error instanceof CallError) throw error;
+      throw new CallError("token_failed", `getToken failed: ${error?.message ?? error}`, { cause: error });
+    }
   }
 
   /** Renews the token of a running session. The server replaces what one may do by what the token says. */
   setToken(token) {
     this.#token = token;
-    this.#tokenRefused = false;
-    if (this.#signaling) this.#send("token", { token });
+    if (this.#canSend) this.#send("token", { token });
   }
 
   async #renewToken() {
     if (!this.#options.getToken) return;
     try {
-      const token = await this.#options.getToken();
+      const token = await this.#askForToken();
       if (this.#phase !== "closed") this.setToken(token);
     } catch (error) {
-      this.#report(new CallError("token_failed", `getToken failed: ${error?.message ?? error}`, { cause: error }));
+      this.#report(error);
     }
   }
 
@@ -468,7 +480,7 @@ export class Call extends EventTarget {
     this.#signaling = false;
     this.#peer?.suspend();
     if (this.#mayReturn(code)) {
-      if (code === CloseCode.TOKEN_EXPIRED) this.#tokenRefused = true;
+      if (code === CloseCode.TOKEN_EXPIRED) this.#token = null;
       this.#return();
     } else {
       this.#close(code, reason || known, known === "left" ? null : known);
@@ -512,13 +524,7 @@ export class Call extends EventTarget {
 
   /** Whether the next try may do better. */
   #isPassing({ code }) {
-    if (this.#phase === "closed" || this.#options.reconnect === false) return false;
-    if (PASSING.has(code)) return true;
-    const token = code === "invalid_token" || code === "token_expired";
-    // A token that was fetched a moment ago and is refused as well will not be accepted later.
-    const again = token && Boolean(this.#options.getToken) && !this.#tokenRefused;
-    if (token) this.#tokenRefused = true;
-    return again;
+    return this.#phase !== "closed" && this.#options.reconnect !== false && PASSING.has(code);
   }
 
   /** Waits; whether something happened that makes the next try promising. */
@@ -569,7 +575,7 @@ export class Call extends EventTarget {
     if (stopTracks) {
       for (const publication of this.#publications) publication.track.stop();
     }
-    if (this.#signaling) this.#send("leave", undefined);
+    if (this.#canSend) this.#send("leave", undefined);
     this.#close(CloseCode.LEFT, "left", null);
   }
 
@@ -697,6 +703,7 @@ export class Call extends EventTarget {
       });
     try {
       if (this.#phase === "closed") throw new CallError("closed", "The call ended meanwhile");
+      if (this.#local.streams.has("screen")) throw new CallError("already_published", "A screen is shared already");
       await this.publish(stream, { source: "screen", name });
     } catch (error) {
       stream.getTracks().forEach((track) => track.stop());
@@ -749,7 +756,7 @@ export class Call extends EventTarget {
     const before = this.#local.muted[kind];
     if (before === muted) return;
     this.#applyLocalMute(kind, muted);
-    if (this.#signaling) this.#sendMute(kind, before);
+    if (this.#canSend) this.#sendMute(kind, before);
     else if (this.#joined) this.#muteUnsent.add(kind);
     this.#emit("muted", { userId: this.#local.userId, kind, muted, participant: this.#local });
   }
@@ -918,7 +925,7 @@ export class Call extends EventTarget {
 
   /** Sends it if it is not what the server knows. */
   #sendWish(wish) {
-    if (!this.#signaling || (wish.own === null && wish.views.length === 0 && wish.sent === null)) return;
+    if (!this.#canSend || (wish.own === null && wish.views.length === 0 && wish.sent === null)) return;
     const isViewed = wish.views.length > 0 || wish.own === null;
     const data = { ...wish.target, ...(isViewed ? combined(wish.views) : {}), ...wish.own };
     const text = JSON.stringify(data);
@@ -933,6 +940,11 @@ export class Call extends EventTarget {
   }
 
   // Signaling
+
+  /** A socket that is closing takes nothing any more, before its end is known. */
+  get #canSend() {
+    return this.#signaling && this.#socket?.isOpen === true;
+  }
 
   /**
    * @param {string} type
@@ -1002,6 +1014,7 @@ export class Call extends EventTarget {
         break;
       }
       case "waiting":
+        clearTimeout(this.#joinTimer);
         if (this.#phase === "connecting") this.#phase = "waiting";
         this.#refresh();
         this.#emit("waiting", data);
@@ -1148,6 +1161,7 @@ export class Call extends EventTarget {
     for (const channel of this.#channels.values()) channel.close(failure);
     for (const waiter of this.#peer?.close() ?? []) waiter.reject(failure);
     for (const slot of this.#slots.values()) this.#empty(slot);
+    for (const view of [...this.#views]) view.detach();
     this.#refresh();
     this.#emit("closed", { code, reason, error: errorCode });
   }
@@ -2192,6 +2206,8 @@ class Channel {
   #timer = null;
   #reopened = 0;
   #openedAt = Infinity;
+  /** It was closed while its connection lived. */
+  #hasGap = false;
   /** Reliable messages in order: {frame, bytes, resolve, reject}. */
   #waiting = [];
   #waitingBytes = 0;
@@ -2216,6 +2232,7 @@ class Channel {
     if (pc === this.#pc) return;
     this.#pc = pc;
     this.#reopened = 0;
+    this.#hasGap = false;
     this.#open();
   }
 
@@ -2240,6 +2257,10 @@ class Channel {
     channel.onmessage = ({ data }) => this.#onMessage(data);
     channel.onopen = () => {
       this.#openedAt = performance.now();
+      if (this.#hasGap) {
+        this.#hasGap = false;
+        this.#hooks.report(new CallError("channel_closed", `The data channel "${this.label}" was closed; messages may be missing`));
+      }
       this.#flush();
     };
     channel.onbufferedamountlow = () => this.#flush();
@@ -2263,9 +2284,8 @@ class Channel {
     const opensAgainIn = backoff(this.#reopened, REOPEN);
     this.#reopened += 1;
     this.#timer = setTimeout(() => this.#open(), opensAgainIn);
-    // While the connection is lost there is nothing to add to that.
-    if (this.#pc.connectionState !== "connected") return;
-    this.#hooks.report(new CallError("channel_closed", `The data channel "${this.label}" was closed; messages may be missing`));
+    // If it is the connection that ends, there will be more to say than this.
+    this.#hasGap = true;
   }
 
   /** Whether it was sent; a lossy message that would have to wait is not. */

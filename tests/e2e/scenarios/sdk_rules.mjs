@@ -220,14 +220,17 @@ await story("the rules of signaling, as the SDK keeps them", async () => {
     const { call } = e2e.state;
     const old = server.channels.get("reliable");
     const mine = new Promise((resolve) => call.addEventListener("error", ({ detail }) => resolve(detail.code), { once: true }));
-    old.close();
-    const told = await mine;
+    await new Promise((resolve) => {
+      old.onclose = resolve;
+      old.close();
+    });
     const sends = [0, 1, 2].map((n) => call.sendMessage(n));
     const big = [];
     for (let n = 0; n < 40; n += 1) big.push(call.sendMessage("x".repeat(60_000)).catch(({ code }) => code));
     const waiting = call.bufferedAmount.reliable;
     await Promise.all(sends);
     const results = await Promise.all(big);
+    const told = await mine;
     return { told, again: server.channels.get("reliable") !== old, waiting, refused: [...new Set(results)] };
   });
   assert(waited.waiting > 900_000 && waited.waiting <= 1_048_576, `bytes that wait: ${waited.waiting}`);
