@@ -572,6 +572,7 @@ pub fn room_ops(data: &[u8]) {
                     role,
                     permissions: Permissions::of(role),
                     metadata: None,
+                    is_media_only: op >= 128,
                 };
                 if room.join(key, joiner).is_ok() {
                     keys.push(key);
@@ -631,6 +632,9 @@ pub fn room_ops(data: &[u8]) {
         assert_eq!(there, members, "the events tell who is here");
         let carried: BTreeMap<_, _> = room.tracks().map(|(owner, track)| (track.meta.id, owner)).collect();
         assert_eq!(carried, tracks, "and what is published");
+        let persons: Vec<_> = room.participants().filter(|(_, p)| !p.is_media_only).map(|(_, p)| &p.person).collect();
+        let distinct: BTreeSet<_> = persons.iter().collect();
+        assert_eq!(distinct.len(), persons.len(), "nobody signals twice");
         for (_, participant) in room.participants() {
             assert!(participant.tracks().len() <= 3);
             assert!(participant.tracks().iter().all(|t| participant.permissions.may_publish(match t.meta.source {

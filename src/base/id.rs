@@ -76,6 +76,11 @@ impl UserId {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// The name of a further session of this user: `<userId>~<number>`.
+    pub fn beside(&self, number: usize) -> Self {
+        UserId(format!("{}~{number}", self.0).into())
+    }
 }
 
 macro_rules! text_id {

@@ -31,11 +31,17 @@ pub struct Joiner {
     pub permissions: Permissions,
     /// A JSON text; opaque here.
     pub metadata: Option<Arc<str>>,
+    /// Takes part without signaling (WHIP, WHEP).
+    pub is_media_only: bool,
 }
 
 #[derive(Debug)]
 pub struct Participant {
+    /// The name by which it is known here; of several sessions of one user each has its own.
     pub user: UserId,
+    /// Whose session it is.
+    pub person: UserId,
+    pub is_media_only: bool,
     pub display_name: Option<String>,
     pub role: Role,
     pub permissions: Permissions,
@@ -199,12 +205,15 @@ impl Room {
         self.participants.len()
     }
 
-    /// A user who is here already is replaced: the older session leaves first, so that there is one of each user.
+    /// A user who is here already is replaced: the older session leaves first, so that there is one of each user. Sessions
+    /// without signaling neither replace nor are replaced; they stand beside others of the user, and whoever comes to a
+    /// name that is taken gets a number: see [`Participant::user`].
     pub fn join(&mut self, key: ParticipantKey, joiner: Joiner) -> Result<(), Error> {
         if self.participant(key).is_some() {
             return Err(Error::AlreadyJoined);
         }
-        let older = self.by_user(&joiner.user);
+        let is_replaced = |p: &Participant| p.person == joiner.user && !p.is_media_only && !joiner.is_media_only;
+        let older = self.participants.iter().find(|(_, participant)| is_replaced(participant)).map(|(key, _)| *key);
         if self.participants.len() - usize::from(older.is_some()) >= self.max_participants {
             return Err(Error::Full);
         }
@@ -212,11 +221,14 @@ impl Room {
             self.events.push_back(Event::Replaced { key: older });
             self.leave(older, LeaveReason::Replaced);
         }
-        let force = self.force(&joiner.user);
+        let user = self.free_name(&joiner.user);
+        let force = self.force(&joiner.user).or(self.force(&user));
         self.participants.push((
             key,
             Participant {
-                user: joiner.user,
+                user,
+                person: joiner.user,
+                is_media_only: joiner.is_media_only,
                 display_name: joiner.display_name,
                 role: joiner.role,
                 permissions: joiner.permissions,
@@ -282,7 +294,7 @@ impl Room {
         if participant.tracks.len() >= self.tracks_per_publisher {
             return Err(Error::TooManyTracks);
         }
-        let forced = self.force(&participant.user).has(track.source);
+        let forced = self.force(&participant.person).or(self.force(&participant.user)).has(track.source);
         let participant = self.participant_mut(key).ok_or(Error::NotJoined)?;
         let is_main = track.source == track.kind.main_source();
         let muted = forced || is_main && participant.default_muted(track.kind);
@@ -309,7 +321,8 @@ impl Room {
     /// Everyone may do both to oneself (`target` absent, or one's own name). A moderator may mute others: that is *forced*,
     /// which means that it also holds for tracks to come and after the participant left and joined again, until the
     /// participant unmutes or a moderator lifts it. Nobody but the participant ever turns a microphone or camera on: a
-    /// moderator's unmute lifts the force, lets the participant know, and leaves everything muted.
+    /// moderator's unmute lifts the force, lets the participant know, and leaves everything muted. Only who has no signaling
+    /// could never unmute, and is unmuted by it. A user's name covers all sessions of the user, which may mute each other.
     pub fn mute(
         &mut self,
         by: ParticipantKey,
@@ -319,15 +332,18 @@ impl Room {
         muted: bool,
     ) -> Result<(), Error> {
         let sender = self.participant(by).ok_or(Error::NotJoined)?;
-        match target.filter(|user| **user != sender.user) {
-            None => self.mute_own(by, kind, track, muted),
-            Some(_) if !sender.permissions.moderate => Err(Error::Forbidden),
-            Some(user) => {
-                let moderator = sender.user.clone();
-                let owner = self.by_user(user).ok_or(Error::ParticipantNotFound)?;
-                self.mute_other(owner, kind, track, muted, moderator)
-            }
+        let Some(user) = target.filter(|user| **user != sender.user) else {
+            return self.mute_own(by, kind, track, muted);
+        };
+        let sibling = self.participants.iter().find(|(_, p)| p.user == *user && p.person == sender.person);
+        if let Some((key, _)) = sibling {
+            return self.mute_own(*key, kind, track, muted);
         }
+        if !sender.permissions.moderate {
+            return Err(Error::Forbidden);
+        }
+        let moderator = sender.user.clone();
+        self.mute_others(user, kind, track, muted, &moderator)
     }
 
     /// As a moderator's [`Room::mute`], on behalf of someone who need not be here, such as a caller of the REST API
@@ -340,8 +356,7 @@ impl Room {
         track: Option<TrackId>,
         muted: bool,
     ) -> Result<(), Error> {
-        let owner = self.by_user(target).ok_or(Error::ParticipantNotFound)?;
-        self.mute_other(owner, kind, track, muted, moderator)
+        self.mute_others(target, kind, track, muted, &moderator)
     }
 
     /// Whether a moderator's mute holds for this source of this user, here or not.
@@ -407,37 +422,78 @@ impl Room {
             Scope::Kind(kind) => Scope::Source(kind.main_source()),
             scope => scope,
         };
-        let user = participant.user.clone();
+        let names = [participant.user.clone(), participant.person.clone()];
         let changed = self.set_muted(key, scope, muted);
-        let lifted = !muted && self.lift(&user, scope);
+        let mut lifted = false;
+        for name in names.iter().filter(|_| !muted) {
+            lifted |= self.lift(name, scope);
+        }
         if changed || lifted {
             self.events.push_back(Event::Muted { owner: key, kind: scope.kind(), track, muted, by: None });
         }
         Ok(())
     }
 
-    fn mute_other(
+    /// The force is upon the name that was meant, so that it holds for sessions of the user that are still to come.
+    fn mute_others(
         &mut self,
-        key: ParticipantKey,
+        target: &UserId,
         kind: Kind,
         track: Option<TrackId>,
         muted: bool,
-        moderator: UserId,
+        moderator: &UserId,
     ) -> Result<(), Error> {
-        let participant = self.participant(key).ok_or(Error::NotJoined)?;
-        let scope = participant.scope(kind, track)?.widened();
-        let user = participant.user.clone();
+        let mut sessions: Vec<(ParticipantKey, UserId)> = self.sessions_of(target).collect();
+        if sessions.is_empty() {
+            return Err(Error::ParticipantNotFound);
+        }
+        let mut scope = Scope::Kind(kind);
+        if let Some(id) = track {
+            let (owner, track) = self.track(id).ok_or(Error::TrackNotFound)?;
+            scope = Scope::Source(track.meta.source);
+            sessions.retain(|(key, _)| *key == owner);
+            if sessions.is_empty() {
+                return Err(Error::TrackNotFound);
+            }
+        }
         let kind = scope.kind();
         if muted {
-            let forced = self.enforce(&user, scope);
-            if self.set_muted(key, scope, true) || forced {
-                self.events.push_back(Event::Muted { owner: key, kind, track, muted, by: Some(moderator) });
+            let forced = self.enforce(target, scope);
+            for (key, _) in sessions {
+                if self.set_muted(key, scope, true) || forced {
+                    let by = Some(moderator.clone());
+                    self.events.push_back(Event::Muted { owner: key, kind, track, muted, by });
+                }
             }
-        } else {
+            return Ok(());
+        }
+        self.lift(target, scope);
+        for (key, user) in sessions {
             self.lift(&user, scope);
-            self.events.push_back(Event::UnmuteAllowed { owner: key, kind, track, by: moderator });
+            let is_media_only = self.participant(key).is_some_and(|participant| participant.is_media_only);
+            if !is_media_only {
+                let by = moderator.clone();
+                self.events.push_back(Event::UnmuteAllowed { owner: key, kind, track, by });
+            } else if self.set_muted(key, scope, false) {
+                let by = Some(moderator.clone());
+                self.events.push_back(Event::Muted { owner: key, kind, track, muted, by });
+            }
         }
         Ok(())
+    }
+
+    /// Those whom a moderator means by a name: who is called so, and all sessions of the user of that name.
+    fn sessions_of(&self, name: &UserId) -> impl Iterator<Item = (ParticipantKey, UserId)> {
+        let is_meant = |p: &Participant| p.user == *name || p.person == *name;
+        self.participants.iter().filter(move |(_, p)| is_meant(p)).map(|(key, p)| (*key, p.user.clone()))
+    }
+
+    fn free_name(&self, user: &UserId) -> UserId {
+        if self.by_user(user).is_none() {
+            return user.clone();
+        }
+        let mut names = (2..).map(|number| user.beside(number));
+        names.find(|name| self.by_user(name).is_none()).expect("there are more numbers than participants")
     }
 
     /// Whether anything changed.
@@ -638,14 +694,6 @@ impl Scope {
         }
     }
 
-    /// From a track to all that come from where it comes from: what a force is about.
-    fn widened(self) -> Scope {
-        match self {
-            Scope::Track { source, .. } => Scope::Source(source),
-            scope => scope,
-        }
-    }
-
     fn includes(self, track: &TrackMeta) -> bool {
         match self {
             Scope::Kind(kind) => track.kind == kind,
@@ -667,6 +715,10 @@ impl Force {
     /// Every source of the kind.
     fn covers(self, kind: Kind) -> bool {
         Source::ALL.iter().zip(self.0).all(|(s, forced)| forced || s.kind() != kind)
+    }
+
+    fn or(self, other: Force) -> Force {
+        Force(std::array::from_fn(|at| self.0[at] || other.0[at]))
     }
 
     fn with(self, scope: Scope, on: bool) -> Force {

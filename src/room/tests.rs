@@ -14,7 +14,7 @@ fn user(name: &str) -> UserId {
 
 fn joiner(name: &str, role: Role) -> Joiner {
     let permissions = Permissions::of(role);
-    Joiner { user: user(name), display_name: None, role, permissions, metadata: None }
+    Joiner { user: user(name), display_name: None, role, permissions, metadata: None, is_media_only: false }
 }
 
 fn meta(id: u64, source: Source) -> TrackMeta {
@@ -76,6 +76,85 @@ fn the_same_user_replaces_the_older_session_even_when_full() {
     ];
     assert_eq!(drain(&mut room), expect);
     assert_eq!(room.chat(key(1), None, "x"), Err(Error::NotJoined));
+}
+
+/// Somebody who only sends or receives media.
+fn streamer(name: &str, role: Role) -> Joiner {
+    Joiner { is_media_only: true, ..joiner(name, role) }
+}
+
+#[test]
+fn sessions_without_signaling_stand_beside_others_of_their_user() {
+    let mut room = Room::new(RoomId::new("r").expect("valid"), 10);
+    let name = |room: &Room, number| room.participant(key(number)).map(|p| p.user.as_str().to_owned());
+    // Row: who comes, whether it signals, what it is called, who is gone then.
+    let rows = [
+        (1, "ann", true, "ann", None),
+        (2, "ann", false, "ann~2", None),
+        (3, "ann", false, "ann~3", None),
+        (4, "ann", true, "ann", Some(1)),
+        // The name is taken by a session of somebody else.
+        (5, "ann~2", true, "ann~2~2", None),
+        (6, "ann~2", true, "ann~2~2", Some(5)),
+        (7, "bob", false, "bob", None),
+        (8, "bob", true, "bob~2", None),
+        (9, "bob", true, "bob~2", Some(8)),
+    ];
+    for (number, user, signals, called, gone) in rows {
+        let who = if signals { joiner(user, Role::Participant) } else { streamer(user, Role::Participant) };
+        assert_eq!(room.join(key(number), who), Ok(()));
+        assert_eq!(name(&room, number).as_deref(), Some(called));
+        if let Some(gone) = gone {
+            assert_eq!(name(&room, gone), None);
+        }
+    }
+    room.leave(key(2), LeaveReason::Left);
+    assert_eq!(room.join(key(10), streamer("ann", Role::Viewer)), Ok(()));
+    assert_eq!(name(&room, 10).as_deref(), Some("ann~2"), "the smallest number that is free");
+}
+
+#[test]
+fn a_name_covers_all_sessions_of_the_user() {
+    let mut room = room();
+    assert_eq!(room.join(key(5), streamer("bob", Role::Participant)), Ok(()));
+    for (number, id) in [(2, 1), (5, 2)] {
+        room.publish(key(number), meta(id, Source::Microphone)).expect("may publish");
+    }
+    drain(&mut room);
+    let by = Some(user("mod"));
+    let said = |owner, muted| Event::Muted { owner: key(owner), kind: Kind::Audio, track: None, muted, by: by.clone() };
+    let track = |id, muted| Event::TrackMuted { track: TrackId(id), muted };
+    let lifted = Event::UnmuteAllowed { owner: key(2), kind: Kind::Audio, track: None, by: user("mod") };
+
+    assert_eq!(room.mute(key(3), Some(&user("bob")), Kind::Audio, None, true), Ok(()));
+    assert_eq!(drain(&mut room), [track(1, true), said(2, true), track(2, true), said(5, true)]);
+    assert_eq!(room.join(key(6), streamer("bob", Role::Participant)), Ok(()));
+    room.publish(key(6), meta(3, Source::Microphone)).expect("may publish");
+    assert_eq!(drain(&mut room).last(), Some(&track(3, true)), "it holds for those to come");
+
+    // Who has no signaling could not unmute itself.
+    assert_eq!(room.mute(key(3), Some(&user("bob")), Kind::Audio, None, false), Ok(()));
+    let expect = [lifted.clone(), track(2, false), said(5, false), track(3, false), said(6, false)];
+    assert_eq!(drain(&mut room), expect);
+
+    // One session alone, by its own name.
+    assert_eq!(room.mute(key(3), Some(&user("bob~2")), Kind::Audio, None, true), Ok(()));
+    assert_eq!(drain(&mut room), [track(2, true), said(5, true)]);
+    assert!(room.is_forced(&user("bob~2"), Source::Microphone) && !room.is_forced(&user("bob"), Source::Microphone));
+    assert_eq!(room.mute(key(1), Some(&user("bob~2")), Kind::Audio, None, false), Err(Error::Forbidden));
+    // It is bob's, who is in the call with another.
+    assert_eq!(room.mute(key(2), Some(&user("bob~2")), Kind::Audio, None, false), Ok(()));
+    let own = Event::Muted { owner: key(5), kind: Kind::Audio, track: None, muted: false, by: None };
+    assert_eq!(drain(&mut room), [track(2, false), own]);
+
+    // A track is in one session.
+    assert_eq!(room.mute(key(3), Some(&user("bob")), Kind::Video, Some(TrackId(3)), true), Ok(()));
+    let expect =
+        Event::Muted { owner: key(6), kind: Kind::Audio, track: Some(TrackId(3)), muted: true, by: by.clone() };
+    assert_eq!(drain(&mut room), [track(3, true), expect]);
+    let other = room.mute(key(3), Some(&user("bob~2")), Kind::Audio, Some(TrackId(3)), true);
+    assert_eq!(other, Err(Error::TrackNotFound));
+    assert_eq!(room.mute(key(3), Some(&user("eve")), Kind::Audio, None, true), Err(Error::ParticipantNotFound));
 }
 
 #[test]

@@ -297,6 +297,7 @@ impl Shard {
             role,
             permissions,
             metadata: join.metadata.as_ref().map(RawValue::shared),
+            is_media_only: false,
         };
         if let Err(e) = state.room.join(key, joiner) {
             let (code, text) = refused(&e);
