@@ -3,6 +3,7 @@
 
 use std::fmt::{self, Write as _};
 
+use rustc_hash::FxHashMap;
 use sdp_types::Session;
 use str0m::media::{MediaKind, Mid};
 
@@ -36,6 +37,9 @@ pub enum SdpError {
     Media(String),
     /// An m-line without a mid, with one longer than 16 characters, or one used twice.
     Mid,
+    /// A payload type that means two things. Lines of one transport share their payload types (RFC 9143 §10.1.1), and str0m
+    /// panics when they do not agree on them.
+    Ambiguous(u8),
     NoFingerprint,
 }
 
@@ -49,6 +53,7 @@ impl fmt::Display for SdpError {
             SdpError::PayloadType(what) => write!(f, "{what:?} is not a payload type"),
             SdpError::Media(what) => write!(f, "{what:?} is not a kind of media that is known here"),
             SdpError::Mid => f.write_str("every m-line needs an a=mid of its own, of 1 to 16 characters"),
+            SdpError::Ambiguous(pt) => write!(f, "payload type {pt} means two things"),
             SdpError::NoFingerprint => f.write_str("a=fingerprint is missing"),
         }
     }
@@ -85,6 +90,7 @@ pub fn check(text: &str, limits: &Limits) -> Result<Summary, SdpError> {
         return Err(SdpError::Malformed("it has no m-line".into()));
     }
     let mut lines: Vec<SummaryLine> = Vec::with_capacity(session.medias.len());
+    let mut meanings = Meanings::default();
     let mut fingerprint = attribute(&session.attributes, "fingerprint");
     for media in &session.medias {
         let kind = match media.media.as_str() {
@@ -105,7 +111,8 @@ pub fn check(text: &str, limits: &Limits) -> Result<Summary, SdpError> {
                 for a in media.attributes.iter().filter(|a| a.attribute == name) {
                     let number = a.value.as_deref().unwrap_or("").split(' ').next().unwrap_or("");
                     if number != "*" {
-                        payload_type(number)?;
+                        let pt = payload_type(number)?;
+                        meanings.note(pt, name, a.value.as_deref().unwrap_or(""))?;
                     }
                 }
             }
@@ -171,6 +178,24 @@ pub fn finish(text: &str, config: &PeerConfig) -> String {
     out
 }
 
+/// What payload types mean, over all lines: the codec, and for retransmissions whose they are.
+#[derive(Default)]
+struct Meanings(FxHashMap<(u8, &'static str), String>);
+
+impl Meanings {
+    /// `value` is that of the attribute `name`, and begins with the payload type.
+    fn note(&mut self, pt: u8, name: &'static str, value: &str) -> Result<(), SdpError> {
+        let rest = value.split_once(' ').map_or("", |(_, rest)| rest.trim());
+        let meaning = match name {
+            "rtpmap" => rest,
+            "fmtp" if rest.starts_with("apt=") => rest,
+            _ => return Ok(()),
+        };
+        let known = self.0.entry((pt, name)).or_insert_with(|| meaning.to_ascii_lowercase());
+        if known.eq_ignore_ascii_case(meaning) { Ok(()) } else { Err(SdpError::Ambiguous(pt)) }
+    }
+}
+
 fn payload_type(text: &str) -> Result<u8, SdpError> {
     match text.parse::<u8>() {
         Ok(pt) if pt < 128 => Ok(pt),
@@ -210,6 +235,17 @@ mod tests {
             verdict(&format!("{HEAD}{}a=rtpmap:4294967296 opus/48000\r\n", line("0", "111"))),
             Err(SdpError::PayloadType(_))
         ));
+    }
+
+    #[test]
+    fn a_payload_type_means_one_thing() {
+        let with = |first: &str, second: &str| format!("{HEAD}{}{first}{}{second}", line("0", "96"), line("1", "96"));
+        let vp8 = "a=rtpmap:96 VP8/90000\r\na=rtpmap:97 rtx/90000\r\na=fmtp:97 apt=96\r\n";
+        assert_eq!(verdict(&with(vp8, &vp8.replace("VP8", "vp8"))), Ok(2));
+        assert_eq!(verdict(&with(vp8, "a=rtpmap:96 H264/90000\r\n")), Err(SdpError::Ambiguous(96)));
+        assert_eq!(verdict(&with(vp8, &vp8.replace("apt=96", "apt=98"))), Err(SdpError::Ambiguous(97)));
+        // Parameters of codecs may differ from line to line.
+        assert_eq!(verdict(&with("a=fmtp:96 x=1\r\n", "a=fmtp:96 x=2\r\n")), Ok(2));
     }
 
     #[test]
