@@ -113,6 +113,15 @@ pub struct Sink {
     pub received: Vec<Received>,
 }
 
+impl Sink {
+    /// Forgets what came out of a peer that is thrown away.
+    pub fn clear(&mut self) {
+        self.transmits.clear();
+        self.events.clear();
+        self.received.clear();
+    }
+}
+
 /// An m-line as the server sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Line {
@@ -842,8 +851,14 @@ impl Peer {
         let receiver = match self.receivers.get(&*ssrc) {
             Some(receiver) => *receiver,
             None => {
-                let stream = self.rtc.direct_api().stream_rx(&ssrc).map(|s| (s.mid(), s.rid()))?;
-                let receiver = Receiver { mid: stream.0, rid: stream.1 };
+                let mut api = self.rtc.direct_api();
+                let stream = api.stream_rx(&ssrc)?;
+                let receiver = Receiver { mid: stream.mid(), rid: stream.rid() };
+                // Encoders without a retransmission stream repeat the packet itself, but str0m does not ask them to. Audio
+                // has no use for it.
+                if self.lines.iter().any(|l| l.mid == receiver.mid && l.kind == MediaKind::Video) {
+                    stream.suppress_nack(false);
+                }
                 if self.receivers.len() >= MAX_RECEIVERS {
                     self.receivers.clear();
                 }
