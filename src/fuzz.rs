@@ -39,7 +39,7 @@ use crate::ws;
 
 /// A request stream: the pieces in which it comes make no difference, and what is refused ends it.
 pub fn http_request(data: &[u8]) {
-    let tight = http::Limits { request_line: 40, head: 120, headers: 4, body: 24, ..http::Limits::default() };
+    let tight = http::Limits { request_line: 40, head: 120, headers: 4, body: 24, sdp: 30, ..http::Limits::default() };
     for limits in [http::Limits::default(), tight] {
         let whole = http_polls(&limits, [data].into_iter());
         let split = http_polls(&limits, pieces(data));
@@ -48,7 +48,7 @@ pub fn http_request(data: &[u8]) {
             let http::Poll::Request(request) = poll else { continue };
             assert!(request.path.starts_with('/') || request.path == "*");
             assert!(!request.path.chars().any(char::is_control));
-            assert!(request.body.len() <= limits.body && request.headers.len() <= limits.headers);
+            assert!(request.body.len() <= limits.body_max(&request.headers) && request.headers.len() <= limits.headers);
             assert!(request.target.len() <= limits.request_line);
             let _ = (request.host(), request.bearer(), request.query_param("token"));
             match ws::accept(request) {

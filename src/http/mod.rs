@@ -78,10 +78,19 @@ impl Request {
     /// The first query parameter of that name, decoded as forms are (`+` is a space). `None` when it is absent or
     /// not decodable.
     pub fn query_param(&self, name: &str) -> Option<String> {
-        self.query.as_deref()?.split('&').find_map(|pair| {
+        self.query_values(name).next()?
+    }
+
+    /// All query parameters of that name that are decodable, in order.
+    pub fn query_params(&self, name: &str) -> impl Iterator<Item = String> {
+        self.query_values(name).flatten()
+    }
+
+    fn query_values(&self, name: &str) -> impl Iterator<Item = Option<String>> {
+        self.query.as_deref().unwrap_or_default().split('&').filter_map(move |pair| {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
             (decode_form(key)? == name).then(|| decode_form(value))
-        })?
+        })
     }
 
     /// The token of `Authorization: Bearer <token>` (RFC 6750 §2.1). `None` when the header is absent, repeated or

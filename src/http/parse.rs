@@ -14,6 +14,8 @@ pub struct Limits {
     pub headers: usize,
     /// Decoded content; beyond: 413.
     pub body: usize,
+    /// The same for session descriptions (`application/sdp`), which have a bound of their own.
+    pub sdp: usize,
     /// From the first byte of a head (on a fresh connection: from its opening) to its end.
     pub head_time: Duration,
     /// From the end of the head to the end of the content.
@@ -29,10 +31,20 @@ impl Default for Limits {
             head: 16 * 1024,
             headers: 64,
             body: 64 * 1024,
+            sdp: 128 * 1024,
             head_time: Duration::from_secs(10),
             body_time: Duration::from_secs(30),
             idle_time: Duration::from_secs(60),
         }
+    }
+}
+
+impl Limits {
+    /// Decoded content of a request with these headers.
+    pub fn body_max(&self, headers: &Headers) -> usize {
+        let content_type = headers.get("content-type").unwrap_or_default();
+        let essence = content_type.split(';').next().unwrap_or_default().trim();
+        if essence.eq_ignore_ascii_case("application/sdp") { self.sdp } else { self.body }
     }
 }
 
@@ -283,7 +295,7 @@ impl Connection {
                 *remaining == 0
             }
             Framing::Chunked(chunk) => {
-                let consumed = decode_chunks(chunk, &self.buffer, &mut request.body, &self.limits)?;
+                let consumed = decode_chunks(chunk, &self.buffer, request, &self.limits)?;
                 self.buffer.drain(..consumed);
                 *chunk == Chunk::End
             }
@@ -509,15 +521,17 @@ fn parse_framing(headers: &Headers, version_minor: u8, limits: &Limits) -> Resul
                 return Err(BAD_LENGTH);
             }
             match length.parse::<usize>() {
-                Ok(remaining) if remaining <= limits.body => Ok(Framing::Length { remaining }),
+                Ok(remaining) if remaining <= limits.body_max(headers) => Ok(Framing::Length { remaining }),
                 _ => Err(BODY_TOO_LARGE),
             }
         }
     }
 }
 
-/// Decodes what there is into `body`; returns the number of bytes consumed.
-fn decode_chunks(chunk: &mut Chunk, bytes: &[u8], body: &mut Vec<u8>, limits: &Limits) -> Result<usize, Refusal> {
+/// Decodes what there is into the body of `request`; returns the number of bytes consumed.
+fn decode_chunks(chunk: &mut Chunk, bytes: &[u8], request: &mut Request, limits: &Limits) -> Result<usize, Refusal> {
+    let body_max = limits.body_max(&request.headers);
+    let body = &mut request.body;
     let mut at = 0;
     while *chunk != Chunk::End {
         if let Chunk::Data { remaining } = *chunk {
@@ -533,14 +547,15 @@ fn decode_chunks(chunk: &mut Chunk, bytes: &[u8], body: &mut Vec<u8>, limits: &L
         }
         let Some(&byte) = bytes.get(at) else { break };
         at += 1;
-        *chunk = chunk.after(byte, body.len(), limits)?;
+        *chunk = chunk.after(byte, body_max.saturating_sub(body.len()), limits)?;
     }
     Ok(at)
 }
 
 impl Chunk {
-    /// One byte further, outside of data. Neither white space nor a lone CR or LF is tolerated anywhere.
-    fn after(self, byte: u8, decoded: usize, limits: &Limits) -> Result<Chunk, Refusal> {
+    /// One byte further, outside of data; `left` is how much data may still come. Neither white space nor a lone CR or LF is
+    /// tolerated anywhere.
+    fn after(self, byte: u8, left: usize, limits: &Limits) -> Result<Chunk, Refusal> {
         let is_text = |byte: u8| byte == b'\t' || (byte >= b' ' && byte != 0x7f);
         match (self, byte) {
             (Chunk::Size { digits, size }, b'\r') if digits > 0 => Ok(Chunk::SizeLf { size }),
@@ -552,7 +567,7 @@ impl Chunk {
                 }
                 // Cannot overflow: `size` was within the limit of the body a digit ago.
                 let size = size * 16 + digit;
-                if size > limits.body.saturating_sub(decoded) {
+                if size > left {
                     return Err(BODY_TOO_LARGE);
                 }
                 Ok(Chunk::Size { digits: digits + 1, size })

@@ -212,6 +212,7 @@ impl Worker {
                 head: limits.request_head,
                 headers: limits.request_headers,
                 body: limits.request_body,
+                sdp: limits.sdp_size.max(limits.request_body),
                 head_time: limits.head_timeout,
                 body_time: limits.body_timeout,
                 idle_time: limits.keep_alive,
