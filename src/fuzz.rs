@@ -20,6 +20,7 @@ use str0m::media::{MediaKind, Rid};
 use str0m::rtp::ExtensionValues;
 
 use crate::auth::{Claims, Grants, LEEWAY, NAME_LENGTH_MAX, Permissions, Role, RoomScope, Signer, Verifier};
+use crate::base::limit::TokenBucket;
 use crate::base::wheel::Wheel;
 use crate::base::{Class, ConnKey, ParticipantKey, RoomId, TrackId, UserId, WorkerId};
 use crate::config::{AuthConfig, Config, Secret, VideoCodec};
@@ -35,6 +36,7 @@ use crate::shard::{Mail, Output, Shard, ShardConfig};
 use crate::signal::json;
 use crate::signal::message::{self, Body};
 use crate::signal::session::Session;
+use crate::whip;
 use crate::ws;
 
 /// A request stream: the pieces in which it comes make no difference, and what is refused ends it.
@@ -250,6 +252,69 @@ pub fn sdp_guard(data: &[u8]) {
 fn no_panic(sink: &Sink) {
     assert!(!sink.events.iter().any(|e| matches!(e, peer::Event::Panicked)), "str0m panicked");
 }
+
+/// The offer of a WHIP or WHEP client: in shape it stays in shape, and what is answered is answered whole.
+pub fn whip_offer(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    for protocol in [whip::Protocol::Whip, whip::Protocol::Whep] {
+        let Ok(offer) = whip::Offer::new(protocol, text) else { continue };
+        assert_eq!(whip::Offer::new(protocol, &offer.sdp).as_ref(), Ok(&offer), "once in shape it stays so");
+        assert!(!offer.lines.is_empty() && offer.sdp.len() <= text.len() + 16 * text.lines().count() + 16);
+        fastrand::seed(1);
+        let (now, mut sink) = (start(), Sink::default());
+        let mut peer = Peer::new(now, peer_config());
+        if let Ok(answer) = peer.handle_offer(now, &offer.sdp, &mut sink)
+            && let Ok(finished) = offer.finish(protocol, &answer)
+        {
+            assert!(peer.lines().iter().all(|line| match protocol {
+                whip::Protocol::Whip => !line.sends,
+                whip::Protocol::Whep => !line.receives,
+            }));
+            let used = |line: &peer::Line| line.sends || line.receives;
+            assert_eq!(peer.lines().iter().filter(|line| used(line)).count(), offer.lines.len());
+            assert!(peer::sdp::check(&finished, &peer::sdp::Limits::default()).is_ok(), "our own answer passes");
+            whip::Fragment::parse(&whip::fragment_of(&finished)).expect("our own fragment passes");
+        }
+        no_panic(&sink);
+    }
+}
+
+/// A fragment of a WHIP or WHEP client: line ends do not matter, and whatever it says only credentials change in the offer.
+pub fn sdp_frag(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let parsed = whip::Fragment::parse(text);
+    let Ok(fragment) = parsed else { return };
+    let other_ends = text.lines().map(|line| format!("{}\n", line.trim_end())).collect::<String>();
+    assert_eq!(whip::Fragment::parse(&other_ends).as_ref(), Ok(&fragment));
+    assert!(fragment.candidates <= text.lines().count());
+    let offer = whip::Offer::new(whip::Protocol::Whip, WHIP_OFFER).expect("an offer");
+    let bucket = TokenBucket::new(start(), 1, 10);
+    let bounds = whip::Bounds { patches: bucket.clone(), restarts: bucket, candidates: 8 };
+    let user = UserId::new("a").expect("an id");
+    let mut session = whip::Session::new(whip::SessionId::random(), whip::Protocol::Whip, user, &offer, bounds);
+    let first = session.etag();
+    match session.handle_patch(start(), &whip::IfMatch::Any, &fragment) {
+        Ok(whip::Patch::Restart { offer: restart }) => {
+            assert!(fragment.candidates <= 8);
+            assert_eq!(restart.lines().count(), offer.sdp.lines().count());
+            let changed = restart.lines().zip(offer.sdp.lines()).filter(|(new, old)| new != old);
+            assert!(changed.clone().all(|(new, old)| {
+                ["a=ice-ufrag:", "a=ice-pwd:"].iter().any(|name| new.starts_with(name) && old.starts_with(name))
+            }));
+            assert!(changed.count() >= 1);
+            session.restarted(&fragment);
+            assert_ne!(session.etag(), first);
+        }
+        Ok(whip::Patch::Noted) => assert!(fragment.ufrag.is_none_or(|ufrag| ufrag == offer.credentials.ufrag)),
+        Err(_) => assert_eq!(session.etag(), first),
+    }
+}
+
+const WHIP_OFFER: &str = "v=0\r\no=- 1 2 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\na=group:BUNDLE 0 1\r\n\
+    a=fingerprint:sha-256 AA:BB\r\nm=audio 9 UDP/TLS/RTP/SAVPF 111\r\nc=IN IP4 0.0.0.0\r\na=mid:0\r\n\
+    a=ice-ufrag:abcd\r\na=ice-pwd:0123456789abcdefghijkl\r\na=sendonly\r\na=rtpmap:111 opus/48000/2\r\n\
+    m=video 9 UDP/TLS/RTP/SAVPF 96\r\nc=IN IP4 0.0.0.0\r\na=mid:1\r\na=ice-ufrag:abcd\r\n\
+    a=ice-pwd:0123456789abcdefghijkl\r\na=sendonly\r\na=rtpmap:96 VP8/90000\r\n";
 
 /// A candidate line: both readers agree, and what the server uses can be sent to.
 pub fn ice_candidate(data: &[u8]) {
@@ -1249,6 +1314,8 @@ mod tests {
         signal_json 4000,
         jwt 2000,
         sdp_guard 300,
+        whip_offer 300,
+        sdp_frag 4000,
         ice_candidate 4000,
         demux 4000,
         frames 3000,

@@ -46,6 +46,12 @@ pub fn ice_servers(config: &RtcConfig, user: &UserId, now: SystemTime) -> Vec<Ic
     servers
 }
 
+/// The same for a `Link` header, where a user name that is not ASCII would come out differently from client to client. It is
+/// escaped; whoever checks the password computes it from the name as it is shown.
+pub fn link_servers(config: &RtcConfig, user: &UserId, now: SystemTime) -> Vec<IceServer> {
+    ice_servers(config, &user.to_ascii(), now)
+}
+
 fn turn_credential(secret: &Secret, user: &UserId, now: SystemTime) -> (String, String) {
     let expiry = now.duration_since(UNIX_EPOCH).unwrap_or_default() + TURN_CREDENTIAL_TTL;
     let username = format!("{}:{user}", expiry.as_secs());
@@ -99,6 +105,18 @@ mod tests {
             };
             assert_eq!(servers, [expected]);
         }
+    }
+
+    #[test]
+    fn names_in_headers_are_ascii() {
+        let config = RtcConfig {
+            turn_url: vec!["turn:t.example".to_owned()],
+            turn_secret: Some(Secret::new("north")),
+            ..RtcConfig::default()
+        };
+        let servers = link_servers(&config, &user("Zoë \"x\""), at(0));
+        assert_eq!(servers[0].username.as_deref(), Some("21600:Zo%C3%AB \"x\""));
+        assert_eq!(link_servers(&config, &user("bob"), at(0)), ice_servers(&config, &user("bob"), at(0)));
     }
 
     #[test]

@@ -23,7 +23,7 @@
 //! # Modules in reading order
 //!
 //! ```text
-//!   main ──► cli ──► worker ──► shard ──► { signal http ws | room p2p auth | sfu peer quality } ──► base
+//!   main ──► cli ──► worker ──► shard ──► { signal http ws whip | room p2p auth | sfu peer quality } ──► base
 //!             └────► jobs                 arrows are imports; nothing imports against an arrow
 //! ```
 //!
@@ -37,6 +37,7 @@
 //! - [`quality`]: how good a participant's connection is
 //! - [`ice_servers`]: STUN and TURN servers for clients
 //! - [`signal`]: the JSON protocol as types, and the rules of one connection
+//! - [`whip`]: WHIP and WHEP: a media connection as a resource of HTTP
 //! - [`ws`], [`http`], [`frames`]: bytes in, bytes out
 //! - [`client`]: page and browser SDK, embedded at build
 //! - [`shard`]: the wiring of all the above, still without a socket or a clock
@@ -122,6 +123,8 @@ pub mod quality;
 pub mod ice_servers;
 
 pub mod signal;
+
+pub mod whip;
 
 pub mod ws;
 

@@ -71,6 +71,7 @@ const ARROW: &[(&str, &[&str])] = &[
     ("quality", &["auth", "cli", "http", "jobs", "p2p", "peer", "room", "sfu", "shard", "signal", "worker", "ws"]),
     ("signal", &["cli", "http", "jobs", "peer", "sfu", "shard", "worker", "ws"]),
     ("http", &["cli", "jobs", "p2p", "peer", "room", "sfu", "shard", "signal", "worker"]),
+    ("whip", &["cli", "http", "jobs", "peer", "sfu", "shard", "signal", "worker", "ws"]),
     ("ws", &["cli", "jobs", "p2p", "peer", "room", "sfu", "shard", "signal", "worker"]),
     ("shard", &["cli", "jobs", "worker"]),
     ("worker", &["cli", "jobs"]),

@@ -81,6 +81,18 @@ impl UserId {
     pub fn beside(&self, number: usize) -> Self {
         UserId(format!("{}~{number}", self.0).into())
     }
+
+    /// With everything that is not ASCII percent-encoded. Not a name by which anybody is known.
+    pub fn to_ascii(&self) -> Self {
+        let mut ascii = String::with_capacity(self.0.len());
+        for byte in self.0.bytes() {
+            match byte {
+                0x20..=0x7e => ascii.push(char::from(byte)),
+                _ => ascii.push_str(&format!("%{byte:02X}")),
+            }
+        }
+        UserId(ascii.into())
+    }
 }
 
 macro_rules! text_id {
