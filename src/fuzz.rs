@@ -1046,7 +1046,7 @@ impl Bench {
                     drop(self.shard.take_session(conn));
                     self.open[conn.slot as usize] = false;
                 }
-                Output::Mail { .. } | Output::CloseStream { .. } => {}
+                Output::Mail { .. } | Output::Answer { .. } | Output::CloseStream { .. } => {}
             }
         }
     }

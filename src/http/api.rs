@@ -8,13 +8,15 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use super::cors::Origins;
-use super::{Method, Request, Response, decode_segment};
+use super::question::Question;
+use super::{Method, Request, Response, decode_segment, whip};
 use crate::auth::{Claims, Grants, Role, RoomScope, Signer, Verifier};
 use crate::base::{RoomId, UserId};
 use crate::client;
 use crate::config::Config;
-use crate::ice_servers::ice_servers;
+use crate::ice_servers::{ice_servers, link_servers};
 use crate::metrics::{Metrics, WorkerStats};
+use crate::whip::Protocol;
 use crate::ws;
 
 /// What the resources work on; shared by all workers, read-only but for the switch.
@@ -44,6 +46,12 @@ pub enum Answer {
         accept: ws::Accept,
         grants: Box<Grants>,
     },
+    /// It is for the worker of this room to answer; `headers` go with the answer.
+    Room {
+        room: RoomId,
+        question: Question,
+        headers: Vec<(&'static str, String)>,
+    },
 }
 
 /// Whether a caller's tokens may still be looked at; see [`Caller::may_try`].
@@ -64,14 +72,24 @@ enum Route {
     Stats,
     Signaling,
     IceServers,
+    /// Where WHIP and WHEP sessions are made.
+    Media(Protocol),
+    /// One of them.
+    MediaSession(Protocol),
 }
 
 impl Route {
     fn methods(self) -> &'static str {
         match self {
             Route::DevToken => "POST, OPTIONS",
+            Route::Media(_) => "GET, HEAD, POST, OPTIONS",
+            Route::MediaSession(_) => "GET, HEAD, PATCH, DELETE, OPTIONS",
             _ => "GET, HEAD, OPTIONS",
         }
+    }
+
+    fn has(self, method: Method) -> bool {
+        self.methods().split(", ").any(|word| word == method.as_str())
     }
 }
 
@@ -91,6 +109,10 @@ impl Api {
             ("/stats", Route::Stats),
             ("/video-calls/ws", Route::Signaling),
             ("/video-calls/{id}/ice-servers", Route::IceServers),
+            ("/video-calls/{id}/whip", Route::Media(Protocol::Whip)),
+            ("/video-calls/{id}/whip/{session}", Route::MediaSession(Protocol::Whip)),
+            ("/video-calls/{id}/whep", Route::Media(Protocol::Whep)),
+            ("/video-calls/{id}/whep/{session}", Route::MediaSession(Protocol::Whep)),
         ]);
         for (path, route) in routes {
             router.insert(path, route).expect("the routes do not collide");
@@ -107,6 +129,10 @@ impl Api {
                 }
                 Answer::Response(response)
             }
+            Answer::Room { room, question, mut headers } => {
+                headers.append(&mut self.origins.headers(request));
+                Answer::Room { room, question, headers }
+            }
             upgrade => upgrade,
         }
     }
@@ -121,12 +147,19 @@ impl Api {
             return Answer::Response(not_found());
         }
         if request.method == Method::Options {
-            let response = Response::empty(204).header("Allow", route.methods());
+            let response = match route {
+                Route::Media(_) | Route::MediaSession(_) => {
+                    match self.media_options(request, route, found.params.get("id"), caller, wall) {
+                        Ok(response) => response,
+                        Err(response) => return Answer::Response(response),
+                    }
+                }
+                _ => Response::empty(204).header("Allow", route.methods()),
+            };
             let preflight = self.origins.preflight(request, route.methods()).unwrap_or_default();
             return Answer::Response(preflight.into_iter().fold(response, |r, (name, value)| r.header(name, value)));
         }
-        let wanted = if route == Route::DevToken { &[Method::Post][..] } else { &[Method::Get, Method::Head][..] };
-        if !wanted.contains(&request.method) {
+        if !route.has(request.method) {
             let response = Response::problem(405, "method_not_allowed", "Method not allowed", "See the Allow header.");
             return Answer::Response(response.header("Allow", route.methods()));
         }
@@ -142,8 +175,70 @@ impl Api {
             Route::Stats => self.stats(request, caller, wall),
             Route::Signaling => return self.upgrade(request, caller, wall),
             Route::IceServers => self.ice_servers(request, found.params.get("id"), caller, wall),
+            Route::Media(_) if request.method != Method::Post => match room_id(found.params.get("id")) {
+                Ok(_) => whip::endpoint(),
+                Err(response) => response,
+            },
+            Route::Media(protocol) => {
+                return self.ask(request, found.params.get("id"), caller, wall, |grants| {
+                    whip::open(protocol, request, grants)
+                });
+            }
+            Route::MediaSession(protocol) => {
+                let session = found.params.get("session").unwrap_or_default();
+                return self.ask(request, found.params.get("id"), caller, wall, |grants| {
+                    whip::session(protocol, request, session, grants)
+                });
+            }
         };
         Answer::Response(response)
+    }
+
+    /// A question to a live room, asked by somebody whose token opens it.
+    fn ask(
+        &self,
+        request: &Request,
+        id: Option<&str>,
+        caller: &mut dyn Caller,
+        wall: SystemTime,
+        question: impl FnOnce(Grants) -> Result<Question, Response>,
+    ) -> Answer {
+        let asked = self.authenticate(request.bearer(), caller, wall).and_then(|grants| {
+            let room = room_id(id)?;
+            if !grants.may_enter(&room) {
+                return Err(call_not_found());
+            }
+            Ok((room, question(grants)?))
+        });
+        match asked {
+            Ok((room, question)) => Answer::Room { room, question, headers: Vec::new() },
+            Err(response) => Answer::Response(response),
+        }
+    }
+
+    /// The ICE servers are for those who show a token and are no preflight, which a browser sends without one
+    /// (RFC 9725 §4.6).
+    fn media_options(
+        &self,
+        request: &Request,
+        route: Route,
+        id: Option<&str>,
+        caller: &mut dyn Caller,
+        wall: SystemTime,
+    ) -> Result<Response, Response> {
+        let is_session = matches!(route, Route::MediaSession(_));
+        let is_preflight = request.headers.get("access-control-request-method").is_some();
+        let servers = match request.bearer() {
+            Some(token) if !is_session && !is_preflight => {
+                let grants = self.authenticate(Some(token), caller, wall)?;
+                if !grants.may_enter(&room_id(id)?) {
+                    return Err(call_not_found());
+                }
+                link_servers(&self.config.rtc, grants.user(), wall)
+            }
+            _ => Vec::new(),
+        };
+        Ok(whip::options(is_session, route.methods(), &servers))
     }
 
     fn upgrade(&self, request: &Request, caller: &mut dyn Caller, wall: SystemTime) -> Answer {
@@ -188,13 +283,12 @@ impl Api {
             Ok(grants) => grants,
             Err(response) => return response,
         };
-        let room = id.and_then(|id| RoomId::new(&decode_segment(id)).ok());
-        match room {
-            Some(room) if grants.may_enter(&room) => {
+        match room_id(id) {
+            Ok(room) if grants.may_enter(&room) => {
                 Response::json(200, &IceServers { ice_servers: ice_servers(&self.config.rtc, grants.user(), wall) })
                     .header("Cache-Control", "no-store")
             }
-            _ => Response::problem(404, "call_not_found", "Call not found", "There is no such call."),
+            _ => call_not_found(),
         }
     }
 
@@ -284,6 +378,14 @@ fn asset(request: &Request) -> Response {
         .header("Content-Security-Policy", client::CSP)
         .header("X-Content-Type-Options", "nosniff")
         .header("Referrer-Policy", "no-referrer")
+}
+
+fn room_id(segment: Option<&str>) -> Result<RoomId, Response> {
+    segment.and_then(|segment| RoomId::new(&decode_segment(segment)).ok()).ok_or_else(call_not_found)
+}
+
+fn call_not_found() -> Response {
+    Response::problem(404, "call_not_found", "Call not found", "There is no such call.")
 }
 
 fn not_found() -> Response {

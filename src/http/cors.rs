@@ -102,7 +102,7 @@ impl Origin {
     }
 }
 
-const EXPOSED: &str = "ETag, Link, Location, Retry-After, WWW-Authenticate, X-Request-Id";
+const EXPOSED: &str = "Accept-Patch, Accept-Post, ETag, Link, Location, Retry-After, WWW-Authenticate, X-Request-Id";
 const ACCEPTED: &str = "Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match, Range";
 /// Longer saves requests, shorter makes a changed configuration known sooner.
 const MAX_AGE_SECONDS: &str = "600";

@@ -9,7 +9,9 @@ pub mod api;
 pub mod cors;
 pub mod forwarded;
 pub mod parse;
+pub mod question;
 pub mod response;
+pub mod whip;
 
 pub use parse::{Connection, Limits, Poll, Refusal};
 pub use response::{Body, Response};

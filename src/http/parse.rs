@@ -44,7 +44,7 @@ impl Limits {
     pub fn body_max(&self, headers: &Headers) -> usize {
         let content_type = headers.get("content-type").unwrap_or_default();
         let essence = content_type.split(';').next().unwrap_or_default().trim();
-        if essence.eq_ignore_ascii_case("application/sdp") { self.sdp } else { self.body }
+        if essence.eq_ignore_ascii_case(super::whip::SDP) { self.sdp } else { self.body }
     }
 }
 

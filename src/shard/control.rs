@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use str0m::media::{MediaKind, Rid};
 
 use super::{Carried, RoomState, Shard, TimerKey, Wish};
-use crate::base::{ParticipantKey, TrackId, UserId};
-use crate::room::Source;
+use crate::base::{ParticipantKey, TrackId};
+use crate::room::{Participant, Source};
 use crate::sfu::allocate::{Current, Subscription};
 use crate::sfu::speaker::Changes;
 use crate::sfu::{self, Layer, LayerInfo, Slot, Target};
@@ -237,10 +237,11 @@ impl Shard {
 }
 
 /// The latest wish that names the track or its user.
-fn wish_for<'a>(wishes: &'a [Wish], user: Option<&UserId>, track: TrackId) -> Option<&'a Wish> {
+fn wish_for<'a>(wishes: &'a [Wish], owner: Option<&Participant>, track: TrackId) -> Option<&'a Wish> {
     wishes.iter().rev().find(|wish| match &wish.what {
         TrackRef::Track(id) => *id == track,
-        TrackRef::User(id) => Some(id) == user,
+        // A user's name covers all sessions of the user.
+        TrackRef::User(id) => owner.is_some_and(|owner| owner.user == *id || owner.person == *id),
     })
 }
 
@@ -264,7 +265,7 @@ impl<'a> TrackFacts<'a> {
         let wish = if wishes.is_empty() {
             None
         } else {
-            wish_for(wishes, owner.and_then(|owner| state.room.participant(owner)).map(|p| &p.user), track)
+            wish_for(wishes, owner.and_then(|owner| state.room.participant(owner)), track)
         };
         TrackFacts { owner, is_screen, wish }
     }

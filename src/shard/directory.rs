@@ -58,6 +58,11 @@ impl Directory {
         Ok(worker)
     }
 
+    /// Where a room is, for whoever does not join it: nothing is counted, so it may have ended when the question gets there.
+    pub fn find(&self, room: &RoomId) -> Option<WorkerId> {
+        self.rooms.get(room).map(|entry| entry.worker)
+    }
+
     /// `arrivals` joins are accounted for: they came to a room that has ended since, or they never got there.
     pub fn settle(&mut self, room: &RoomId, arrivals: u64) {
         let Some(entry) = self.rooms.get_mut(room) else { return };
@@ -105,6 +110,16 @@ mod tests {
         assert_eq!(directory.locate(&id("a"), false), Ok(home));
         directory.settle(&id("a"), 2);
         assert_eq!(directory.locate(&id("a"), false), Err(Refusal::NotFound));
+    }
+
+    #[test]
+    fn who_only_asks_keeps_nothing_in_place() {
+        let mut directory = Directory::new(2, 10);
+        assert_eq!(directory.find(&id("a")), None);
+        let home = directory.locate(&id("a"), true).unwrap();
+        assert_eq!(directory.find(&id("a")), Some(home));
+        directory.settle(&id("a"), 1);
+        assert_eq!(directory.find(&id("a")), None);
     }
 
     #[test]

@@ -192,11 +192,11 @@ impl Shard {
                 self.metrics.dropped_message();
                 self.error_to(key, ErrorCode::BadMessage, "a message or a data channel is beyond the limits");
             }
-            Event::Closed => self.drop_peer(now, key),
+            Event::Closed => self.lose_peer(now, key),
             Event::Panicked => {
                 self.metrics.panicked();
                 tracing::error!("a media connection panicked and was closed");
-                self.drop_peer(now, key);
+                self.lose_peer(now, key);
             }
         }
     }
@@ -288,7 +288,7 @@ impl Shard {
         let Some(peer) = &participant.peer else { return };
         if participant.connect_deadline(peer).is_some_and(|at| now >= at) {
             tracing::info!(user = %participant.user, "the media connection did not come up and is given up");
-            self.drop_peer(now, key);
+            self.lose_peer(now, key);
             return;
         }
         participant.dirty = true;
@@ -565,8 +565,10 @@ impl Participant {
                 tracks.push((owner, track.meta.id, kind, facts));
             }
         }
+        // In the order of publishing, which is not that of joining; a viewer by WHEP is promised no other.
+        tracks.sort_unstable_by_key(|(_, id, _, _)| *id);
         let most = [MediaKind::Audio, MediaKind::Video].map(|kind| self.capacity(kind));
-        if count[0] > most[0] || count[1] > most[1] {
+        if self.whip.is_none() && (count[0] > most[0] || count[1] > most[1]) {
             tracks.sort_by_cached_key(|(owner, id, _, facts)| {
                 let voice = state.voices.iter().position(|voice| voice == id).unwrap_or(usize::MAX);
                 let is_theirs = |track: TrackId| state.sources.get(&track).is_some_and(|source| source.0 == *owner);

@@ -15,6 +15,7 @@
 //! - `stats`: how good everybody's connection is
 //! - `data`: messages on data channels
 //! - `signaling`: what a message of a client does
+//! - `whip`: questions that come by HTTP, WHIP and WHEP sessions
 
 mod control;
 mod data;
@@ -24,6 +25,7 @@ mod media;
 mod presence;
 mod signaling;
 mod stats;
+mod whip;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -41,6 +43,7 @@ use crate::base::limit::TokenBucket;
 use crate::base::wheel::Wheel;
 use crate::base::{ConnKey, ParticipantKey, RoomId, TrackId, UserId, WorkerId};
 use crate::config::Config;
+use crate::http::question::{Question, Reply};
 use crate::metrics::WorkerMetrics;
 use crate::p2p::P2p;
 use crate::peer::{Peer, PeerConfig, Sink, Transmit};
@@ -48,12 +51,16 @@ use crate::quality::{self, Meter};
 use crate::room::{LeaveReason, Room};
 use crate::sfu::allocate::{Allocator, Caps, Current};
 use crate::sfu::speaker::Speakers;
-use crate::sfu::{Forward, LayerInfo, Sfu, Target};
+use crate::sfu::{Forward, LayerInfo, Sfu, SfuConfig, Target};
 use crate::signal::message::{EncodingWanted, LayerReason, Receive, TrackName, TrackRef};
 use crate::signal::session::{Action, Phase, Session};
 
+use control::{TICK, VOICES};
 use directory::Directory;
 use presence::Presence;
+use signaling::{MESSAGES_BURST, MESSAGES_PER_SECOND};
+
+pub use whip::Asker;
 
 /// What a shard needs to know of its surroundings.
 pub struct ShardConfig {
@@ -79,10 +86,12 @@ pub enum Output {
     /// Hand the connection, with [`Shard::take_session`], to the worker of this room. When it has gone meanwhile:
     /// [`Shard::handle_lost_arrival`].
     Move { conn: ConnKey, room: RoomId, to: WorkerId },
-    /// Mail for another worker's shard.
+    /// Mail for another worker's shard. When its mailbox is full: [`Shard::handle_undeliverable`].
     Mail { to: WorkerId, mail: Mail },
     /// Close the TCP connection that `source` opened for media, once what was sent before is out.
     CloseStream { source: SocketAddr },
+    /// Answer the request that was given to [`Shard::handle_question`] with this number.
+    Answer { conn: ConnKey, number: u32, reply: Reply },
 }
 
 /// What shards write to each other.
@@ -94,6 +103,12 @@ pub enum Mail {
     Located { conn: ConnKey, room: RoomId, place: Result<WorkerId, directory::Refusal> },
     /// To worker 0: these joins are accounted for, see [`directory`].
     Settle { room: RoomId, arrivals: u64 },
+    /// To worker 0: a question about a room.
+    Ask { from: Asker, room: RoomId, question: Box<Question> },
+    /// From worker 0 to the worker of the room: the same, counted as a join when it is one.
+    Visit { from: Asker, room: RoomId, question: Box<Question> },
+    /// To where the question came from.
+    Answer { to: Asker, reply: Reply },
 }
 
 /// See the module's documentation.
@@ -145,6 +160,8 @@ struct Participant {
     generation: u32,
     /// The signaling connection. `None`: there is none (WHIP, WHEP), or it was lost and may be resumed.
     conn: Option<ConnKey>,
+    /// It takes part by WHIP or WHEP: it goes with its media connection.
+    whip: Option<Box<crate::whip::Session>>,
     room: usize,
     user: UserId,
     receive: Receive,
@@ -249,6 +266,48 @@ struct RoomState {
     created: SystemTime,
     /// Joins that came here, see [`directory`].
     arrivals: u64,
+    /// Bounds how often WHIP and WHEP sessions are opened, once one was.
+    openings: Option<TokenBucket>,
+}
+
+impl Participant {
+    /// Somebody who has just entered the room, which knows the name.
+    fn new(now: Instant, key: ParticipantKey, index: usize, room: &Room) -> Participant {
+        let user = room.participant(key).map(|p| p.user.clone()).expect("it has entered the room");
+        Participant {
+            generation: key.generation,
+            conn: None,
+            whip: None,
+            room: index,
+            user,
+            receive: Receive::Slots,
+            auto_subscribe: true,
+            wishes: Vec::new(),
+            may_subscribe: false,
+            peer: None,
+            shelved: None,
+            ufrags: Vec::new(),
+            addresses: Vec::new(),
+            published: Vec::new(),
+            carried: Vec::new(),
+            allotted: 0,
+            is_limited: false,
+            bitrates: (0, 0),
+            raise_after: now,
+            names: Vec::new(),
+            candidates: 0,
+            restart_wanted: false,
+            presence: Presence::default(),
+            meter: Meter::default(),
+            assess_at: now,
+            resume_token: None,
+            messages: TokenBucket::new(now, MESSAGES_PER_SECOND, MESSAGES_BURST),
+            handshake_until: None,
+            touched: false,
+            unplanned: false,
+            dirty: false,
+        }
+    }
 }
 
 /// All that have a deadline share one wheel.
@@ -417,6 +476,9 @@ impl Shard {
                     directory.settle(&room, arrivals);
                 }
             }
+            Mail::Ask { from, room, question } => self.direct(now, from, room, *question),
+            Mail::Visit { from, room, question } => self.visit(now, from, room, *question),
+            Mail::Answer { to, reply } => self.on_answer(to, reply),
         }
         self.settle(now);
     }
@@ -661,6 +723,43 @@ impl Shard {
             Some(directory) => directory.settle(&room, arrivals),
             None => self.outputs.push_back(Output::Mail { to: WorkerId(0), mail: Mail::Settle { room, arrivals } }),
         }
+    }
+
+    /// Where this room is among [`Shard::rooms`]. It is made when it is not there, and then somebody has to enter at once.
+    fn room_for(&mut self, now: Instant, id: &RoomId) -> usize {
+        if let Some(index) = self.room_by_id.get(id) {
+            return *index;
+        }
+        let limits = &self.config.limits;
+        let index = self.rooms.insert(RoomState {
+            id: id.clone(),
+            room: Room::new(id.clone(), limits.participants).with_tracks_per_publisher(limits.tracks),
+            sfu: Sfu::new(SfuConfig {
+                keyframe_low: limits.keyframe_interval_low,
+                keyframe_high: limits.keyframe_interval_high,
+                encodings_max: limits.encodings,
+                seed: self.random.u64(..),
+                ..SfuConfig::default()
+            }),
+            p2p: P2p::with_candidates_max(limits.candidates as u32),
+            sources: Default::default(),
+            speakers: Speakers::new(VOICES + 1),
+            voices: Vec::new(),
+            wanted: Default::default(),
+            created: self.wall,
+            arrivals: 0,
+            openings: None,
+        });
+        self.room_by_id.insert(id.clone(), index);
+        self.wheel.set(TimerKey::Tick(index).index(), now + TICK);
+        index
+    }
+
+    /// The key of the participant that is inserted next.
+    fn vacant_key(&mut self) -> ParticipantKey {
+        let generation = self.next_generation;
+        self.next_generation = self.next_generation.wrapping_add(1);
+        ParticipantKey { slot: self.participants.vacant_key() as u32, generation }
     }
 
     /// Does what the steps before have left to do, until nothing is left.

@@ -101,10 +101,14 @@ impl Shard {
 
     /// The participant of this user that a resume token belongs to.
     pub(super) fn resumable(&self, index: usize, user: &crate::base::UserId, token: &str) -> Option<ParticipantKey> {
-        let key = self.rooms.get(index)?.room.by_user(user)?;
-        let known = self.participant(key)?.resume_token.as_deref()?;
-        let is_same = known.len() == token.len() && openssl::memcmp::eq(known.as_bytes(), token.as_bytes());
-        is_same.then_some(key)
+        let is_theirs = |key: &ParticipantKey| {
+            let known = self.participant(*key).and_then(|p| p.resume_token.as_deref());
+            known.is_some_and(|known| {
+                known.len() == token.len() && openssl::memcmp::eq(known.as_bytes(), token.as_bytes())
+            })
+        };
+        let sessions = self.rooms.get(index)?.room.participants();
+        sessions.filter(|(_, p)| p.person == *user && !p.is_media_only).map(|(key, _)| key).find(is_theirs)
     }
 
     /// The participant goes on with another socket. An older one that is still open, since its end was not noticed here, is

@@ -5,22 +5,16 @@ use std::time::Instant;
 
 use str0m::media::{MediaKind, Mid};
 
-use super::control::{TICK, VOICES};
 use super::directory::Refusal;
-use super::presence::Presence;
-use super::{Carried, Mail, Output, Participant, RoomState, Shard, TimerKey, Wish};
+use super::{Carried, Mail, Output, Participant, Shard, TimerKey, Wish};
 use crate::auth::{Permissions, Role};
-use crate::base::limit::TokenBucket;
 use crate::base::{ConnKey, ParticipantKey, RoomId, TrackId, WorkerId};
 use crate::config::EncodingConfig;
 use crate::ice_servers::ice_servers;
-use crate::p2p::{self, P2p};
+use crate::p2p;
 use crate::peer::{Change, NegotiationError, Peer};
-use crate::quality::Meter;
 use crate::room::{self, Event, Joiner, Kind, LeaveReason, Room, TrackMeta};
 use crate::sfu::allocate::{Caps, Quality};
-use crate::sfu::speaker::Speakers;
-use crate::sfu::{Sfu, SfuConfig};
 use crate::signal::message::{
     self, Body, CandidateOut, ChatData, Empty, ErrorCode, Joined, MuteState, Muted, ParticipantInfo, RawValue, Request,
     RequestId, Sdp, SdpOut, Target, TrackInfo, TrackPublished, TrackRef, TrackUnpublished, UserLeft, UserUpdated, You,
@@ -251,48 +245,21 @@ impl Shard {
             self.tell_state(now, key);
             return;
         }
-        let index = match self.room_by_id.get(&room_id) {
-            Some(index) => *index,
-            None => {
-                let limit = self.config.limits.participants;
-                let index = self.rooms.insert(RoomState {
-                    id: room_id.clone(),
-                    room: Room::new(room_id.clone(), limit).with_tracks_per_publisher(self.config.limits.tracks),
-                    sfu: Sfu::new(SfuConfig {
-                        keyframe_low: self.config.limits.keyframe_interval_low,
-                        keyframe_high: self.config.limits.keyframe_interval_high,
-                        encodings_max: self.config.limits.encodings,
-                        seed: self.random.u64(..),
-                        ..SfuConfig::default()
-                    }),
-                    p2p: P2p::with_candidates_max(self.config.limits.candidates as u32),
-                    sources: Default::default(),
-                    speakers: Speakers::new(VOICES + 1),
-                    voices: Vec::new(),
-                    wanted: Default::default(),
-                    created: self.wall,
-                    arrivals: 0,
-                });
-                self.room_by_id.insert(room_id.clone(), index);
-                self.wheel.set(TimerKey::Tick(index).index(), now + TICK);
-                if self.dev_mode && role < Role::Host {
-                    role = Role::Host;
-                    let host = Permissions::of(Role::Host);
-                    permissions.moderate |= host.moderate;
-                    permissions.record |= host.record;
-                    permissions.create |= host.create;
-                }
-                index
-            }
-        };
-        let generation = self.next_generation;
-        self.next_generation = self.next_generation.wrapping_add(1);
-        let slot = self.participants.vacant_key();
-        let key = ParticipantKey { slot: slot as u32, generation };
+        let index = self.room_for(now, &room_id);
+        // Those who stream to the call before anybody talks in it do not take this from the first who does.
+        let is_first = self.rooms[index].room.participants().all(|(_, p)| p.is_media_only);
+        if self.dev_mode && role < Role::Host && is_first {
+            role = Role::Host;
+            let host = Permissions::of(Role::Host);
+            permissions.moderate |= host.moderate;
+            permissions.record |= host.record;
+            permissions.create |= host.create;
+        }
+        let key = self.vacant_key();
         let state = &mut self.rooms[index];
         state.arrivals += 1;
         let joiner = Joiner {
-            user: user.clone(),
+            user,
             display_name,
             role,
             permissions,
@@ -305,36 +272,12 @@ impl Shard {
             return self.refuse_join(now, conn, code, &text);
         }
         self.participants.insert(Participant {
-            generation,
             conn: Some(conn),
-            room: index,
-            user,
             receive: join.receive,
             auto_subscribe: join.auto_subscribe,
-            wishes: Vec::new(),
             may_subscribe: permissions.subscribe,
-            peer: None,
-            shelved: None,
-            ufrags: Vec::new(),
-            addresses: Vec::new(),
-            published: Vec::new(),
-            carried: Vec::new(),
-            allotted: 0,
-            is_limited: false,
-            bitrates: (0, 0),
-            raise_after: now,
-            names: Vec::new(),
-            candidates: 0,
-            restart_wanted: false,
-            presence: Presence::default(),
-            meter: Meter::default(),
-            assess_at: now,
             resume_token: Some(resume_token()),
-            messages: TokenBucket::new(now, MESSAGES_PER_SECOND, MESSAGES_BURST),
-            handshake_until: None,
-            touched: false,
-            unplanned: false,
-            dirty: false,
+            ..Participant::new(now, key, index, &state.room)
         });
         if let Some(session) = self.sessions.get_mut(&conn) {
             session.joined(room_id.clone(), key);
@@ -531,7 +474,7 @@ impl Shard {
     }
 
     /// A description was exchanged: the ufrag may be another, tracks came or went.
-    fn after_negotiation(&mut self, now: Instant, key: ParticipantKey, answer: &str) {
+    pub(super) fn after_negotiation(&mut self, now: Instant, key: ParticipantKey, answer: &str) {
         self.absorb(now, key);
         self.register_ufrag(key);
         if !answer.is_empty() {
@@ -1021,8 +964,8 @@ fn resume_token() -> Box<str> {
 }
 
 /// Messages on data channels of one participant: a cursor that moves with the screen, and files in pieces.
-const MESSAGES_PER_SECOND: u32 = 200;
-const MESSAGES_BURST: u32 = 400;
+pub(super) const MESSAGES_PER_SECOND: u32 = 200;
+pub(super) const MESSAGES_BURST: u32 = 400;
 /// Wishes and names that one participant may have on record: more than tracks a room can have is only repetition.
 const MAX_WISHES: usize = 256;
 const MAX_NAMES: usize = 64;

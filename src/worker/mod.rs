@@ -31,6 +31,7 @@ use crate::base::wheel::Wheel;
 use crate::base::{ConnKey, RoomId, WorkerId};
 use crate::config::{Config, Limits};
 use crate::http::api::{Answer, Api, Caller};
+use crate::http::question::{Reply, Unavailable};
 use crate::http::{self, Poll as HttpPoll, Response};
 use crate::metrics::WorkerMetrics;
 use crate::peer::Transmit;
@@ -39,7 +40,7 @@ use crate::shard::{self, Output, Shard};
 use crate::signal::session::Session;
 use crate::ws::{self, Ws};
 
-use tcp::{Conn, MediaState, Protocol, Step};
+use tcp::{Conn, MediaState, Protocol, Step, Waiting};
 use udp::{RecvBatch, SendBatch, UdpSocket};
 
 /// Mail for a worker.
@@ -157,9 +158,12 @@ pub struct Worker {
     plain: Vec<u8>,
     /// Mail that found a mailbox full, by worker; tried again every turn.
     undelivered: VecDeque<(WorkerId, shard::Mail)>,
+    /// The inbox may hold more than there was time for.
+    more_mail: bool,
     clock_at: Instant,
     accept_again: Option<Instant>,
     request_serial: u64,
+    question_serial: u32,
     request_salt: u64,
     stopping: Option<Instant>,
 }
@@ -261,9 +265,11 @@ impl Worker {
             scratch: vec![0; 16 * 1024],
             plain: Vec::new(),
             undelivered: VecDeque::new(),
+            more_mail: false,
             clock_at: now,
             accept_again: None,
             request_serial: 0,
+            question_serial: 0,
             request_salt: u64::from_ne_bytes(random_bytes()),
             stopping: None,
         })
@@ -309,6 +315,7 @@ impl Worker {
 
     fn sleep_for(&mut self, now: Instant) -> Option<Duration> {
         let busy = !self.ready.is_empty()
+            || self.more_mail
             || self.shard.wants_flush()
             || self.shard.has_output()
             || self.media.iter().any(|m| m.readable)
@@ -449,9 +456,18 @@ impl Worker {
 
     // ---- mail ----
 
+    /// Mail has a budget of time as connections do: a letter may bring an offer.
     fn take_mail(&mut self, now: Instant) {
+        let begin = Instant::now();
+        self.more_mail = true;
         for _ in 0..MAIL_BUDGET {
-            let Ok(mail) = self.inbox.try_recv() else { break };
+            if begin.elapsed() >= SERVE_TIME {
+                break;
+            }
+            let Ok(mail) = self.inbox.try_recv() else {
+                self.more_mail = false;
+                break;
+            };
             match mail {
                 WorkerMail::Shard(mail) => self.shard.handle_mail(now, mail),
                 WorkerMail::Arrival(arrival) => self.arrive(now, *arrival),
@@ -490,9 +506,10 @@ impl Worker {
         let Some(mailbox) = self.mailboxes.get(usize::from(to.0)) else { return };
         if let Err(mail) = mailbox.send(WorkerMail::Shard(mail))
             && let WorkerMail::Shard(mail) = *mail
+            && let Some(mail) = self.shard.handle_undeliverable(mail)
         {
-            // Losing it would leave a join hanging or a room in the directory for ever; there are never more of them
-            // than joins under way.
+            // Losing it would leave a join or a request hanging, or a room in the directory for ever; there are never more
+            // of them than joins and requests under way.
             self.undelivered.push_back((to, mail));
         }
     }
@@ -625,6 +642,7 @@ impl Worker {
                 Output::Mail { to, mail } if to == self.id => self.shard.handle_mail(now, mail),
                 Output::Mail { to, mail } => self.post(to, mail),
                 Output::CloseStream { source } => self.close_stream(now, source),
+                Output::Answer { conn, number, reply } => self.deliver_answer(now, conn, number, &reply),
             }
         }
         // What was queued leaves in this turn, not in the next.
@@ -642,6 +660,23 @@ impl Worker {
             }
             self.enqueue(key);
         }
+    }
+
+    /// The client may have gone, or may have been told that it took too long.
+    fn deliver_answer(&mut self, now: Instant, key: ConnKey, number: u32, reply: &Reply) {
+        let waiting = self.conn_mut(key).and_then(|conn| conn.waiting.take_if(|waiting| waiting.number == number));
+        if let Some(waiting) = waiting {
+            self.respond_waiting(now, key, waiting, reply);
+        }
+    }
+
+    fn respond_waiting(&mut self, now: Instant, key: ConnKey, waiting: Waiting, reply: &Reply) {
+        let mut response = reply.response();
+        for (name, value) in waiting.headers {
+            response = response.header(name, value);
+        }
+        self.respond(now, key, &response, waiting.head_only, true);
+        self.enqueue(key);
     }
 
     // ---- connections ----
@@ -1015,6 +1050,14 @@ impl Worker {
                 self.no_longer_anonymous(connection);
                 self.shard.handle_open(key, session);
             }
+            Answer::Room { room, question, headers } => {
+                self.question_serial = self.question_serial.wrapping_add(1);
+                let number = self.question_serial;
+                let head_only = request.method == http::Method::Head;
+                let Some(conn) = self.conn_mut(key) else { return };
+                conn.waiting = Some(Waiting { number, until: now + ANSWER_WITHIN, head_only, headers });
+                self.shard.handle_question(now, key, number, room, question);
+            }
         }
     }
 
@@ -1053,9 +1096,15 @@ impl Worker {
         while let Some(slot) = self.timers.expired(now) {
             let Some((generation, conn)) = self.conns.get_mut(slot) else { continue };
             let key = ConnKey { slot: slot as u32, generation: *generation };
+            let in_vain = conn.waited_in_vain(now);
             match conn.handle_timeout(now, write_timeout) {
                 Step::Gone => self.drop_conn(now, key),
-                Step::Open => self.enqueue(key),
+                Step::Open => {
+                    if let Some(waiting) = in_vain {
+                        self.respond_waiting(now, key, waiting, &Reply::Unavailable(Unavailable::Late));
+                    }
+                    self.enqueue(key);
+                }
             }
         }
     }
@@ -1147,6 +1196,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const CLAIMED_PACKETS_MAX: u8 = 64;
 /// Octets of a media connection that the kernel holds and has not sent: a quarter of a second at 1 Mbit/s.
 const NOT_SENT_MAX: u32 = 32 * 1024;
+/// Far more than mail between workers takes, and less than clients wait: a worker that needs longer is stuck.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// For closing frames and close_notify at the end.
 const STOP_GRACE: Duration = Duration::from_millis(1000);
 /// Addresses remembered before those without open connections are forgotten.

@@ -63,11 +63,25 @@ impl Media {
     }
 }
 
+/// A request whose answer comes from a room.
+pub struct Waiting {
+    /// Which question; an answer to another is one that came too late.
+    pub number: u32,
+    /// No longer than that.
+    pub until: Instant,
+    /// The request was `HEAD`.
+    pub head_only: bool,
+    /// Go with the answer.
+    pub headers: Vec<(&'static str, String)>,
+}
+
 /// See the module's documentation.
 pub struct Conn {
     pub stream: TcpStream,
     pub remote: SocketAddr,
     pub protocol: Protocol,
+    /// While there is one, no further request is read.
+    pub waiting: Option<Waiting>,
     tls: Option<Box<ServerConnection>>,
     /// Ready for the socket: ciphertext with TLS, else plain.
     out: Vec<u8>,
@@ -124,6 +138,7 @@ impl Conn {
             stream,
             remote,
             protocol: Protocol::Http(Box::new(http::Connection::new(now, limits))),
+            waiting: None,
             tls,
             out: Vec::new(),
             written: 0,
@@ -179,7 +194,7 @@ impl Conn {
     /// for, but a call without a reader is over.
     pub fn understood(&mut self) -> Step {
         match &self.protocol {
-            _ if !self.ended => Step::Open,
+            _ if !self.ended || self.waiting.is_some() => Step::Open,
             Protocol::Http(_) => {
                 self.finish();
                 Step::Open
@@ -366,7 +381,13 @@ impl Conn {
             Protocol::Closing => None,
         };
         let stalled = self.stalled_since.map(|since| since + write_timeout);
-        [protocol, stalled, self.linger_until].into_iter().flatten().min()
+        let waiting = self.waiting.as_ref().map(|waiting| waiting.until);
+        [protocol, stalled, self.linger_until, waiting].into_iter().flatten().min()
+    }
+
+    /// The request waited long enough for its answer.
+    pub fn waited_in_vain(&mut self, now: Instant) -> Option<Waiting> {
+        self.waiting.take_if(|waiting| now >= waiting.until)
     }
 
     pub fn handle_timeout(&mut self, now: Instant, write_timeout: Duration) -> Step {

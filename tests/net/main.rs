@@ -16,4 +16,5 @@ mod media;
 mod signaling;
 mod tls;
 mod tokens;
+mod whip;
 mod workers;

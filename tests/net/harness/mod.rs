@@ -2,10 +2,12 @@
 
 pub mod caller;
 pub mod client;
+pub mod media;
 pub mod server;
 pub mod ws;
 
 pub use client::{Http, Response, Stream};
+pub use media::{MediaClient, run};
 pub use server::{Server, Setup, token};
 pub use ws::{Ws, frame, text};
 

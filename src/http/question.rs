@@ -1,0 +1,67 @@
+//! Requests about a live room: what is asked of the worker on which it lives, and what comes back.
+//!
+//! The worker that read the request checks its form and its token, so that what travels is asked by somebody who may ask.
+//! [`crate::shard`] takes the question to the room and the reply back.
+
+use super::{Response, whip};
+
+/// What is asked.
+#[derive(Debug)]
+pub enum Question {
+    Whip(Box<crate::whip::Question>),
+}
+
+impl Question {
+    /// Whether it lets somebody into the room, which then may have to be made.
+    pub fn opens(&self) -> bool {
+        match self {
+            Question::Whip(question) => matches!(question.what, crate::whip::What::Open(_)),
+        }
+    }
+}
+
+/// What comes back.
+#[derive(Debug)]
+pub enum Reply {
+    Whip(crate::whip::Reply),
+    Unavailable(Unavailable),
+}
+
+/// Why the room was not asked, or did not answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unavailable {
+    /// There is no such room.
+    NoRoom,
+    /// There are as many rooms as there may be.
+    TooManyRooms,
+    Draining,
+    /// The mailbox of the room's worker is full.
+    Busy,
+    /// There was no reply in time. What was asked for may happen nevertheless.
+    Late,
+}
+
+impl Reply {
+    pub fn response(&self) -> Response {
+        match self {
+            Reply::Whip(reply) => whip::response(reply),
+            Reply::Unavailable(why) => why.response(),
+        }
+    }
+}
+
+impl Unavailable {
+    fn response(self) -> Response {
+        let (code, title, detail) = match self {
+            Unavailable::NoRoom => {
+                return Response::problem(404, "call_not_found", "Call not found", "There is no such call.");
+            }
+            Unavailable::TooManyRooms => ("overloaded", "Overloaded", "The server has as many calls as it may have."),
+            Unavailable::Draining => ("server_draining", "Draining", "The server takes no new sessions."),
+            Unavailable::Busy => ("overloaded", "Overloaded", "The server is busy, try again."),
+            Unavailable::Late => ("overloaded", "Overloaded", "The server did not answer in time."),
+        };
+        let seconds = if self == Unavailable::Draining { "10" } else { "1" };
+        Response::problem(503, code, title, detail).header("Retry-After", seconds)
+    }
+}
