@@ -13,7 +13,7 @@ use str0m::media::{MediaKind, Rid};
 use super::{Carried, RoomState, Shard, TimerKey, Wish};
 use crate::base::{ParticipantKey, TrackId};
 use crate::room::{Participant, Source};
-use crate::sfu::allocate::{Current, Subscription};
+use crate::sfu::allocate::{Allotment, Current, Subscription};
 use crate::sfu::speaker::Changes;
 use crate::sfu::{self, Layer, LayerInfo, Slot, Target};
 use crate::signal::message::{
@@ -21,6 +21,26 @@ use crate::signal::message::{
 };
 
 use super::signaling::mid_text;
+
+impl Carried {
+    /// Notes what was allotted. `true`: it is a worse layer than before for want of bandwidth.
+    fn take(&mut self, allotment: &Allotment<usize>, has_wish: bool) -> bool {
+        let (before, cost) = (self.current, self.bitrate);
+        self.bitrate = allotment.bitrate;
+        (self.wanted, self.current) = match allotment.layer {
+            Some(layer) => (Target::Layer(layer), Current::Layer(layer)),
+            None if allotment.is_paused() => (Target::Paused, Current::Paused),
+            None => (Target::Best, Current::Nothing),
+        };
+        self.reason = match allotment.is_limited() {
+            true => LayerReason::Bandwidth,
+            false if has_wish => LayerReason::Wish,
+            false => LayerReason::Source,
+        };
+        // The rate of one and the same layer swings all the time.
+        allotment.is_limited() && self.current != before && allotment.bitrate < cost
+    }
+}
 
 impl Shard {
     /// The regular look at one room.
@@ -123,19 +143,8 @@ impl Shard {
         let total = self.allocator.allocate(budget, now >= participant.raise_after);
         let mut lowered = false;
         for allotment in self.allocator.allotments() {
-            let carried = &mut participant.carried[allotment.key];
-            lowered |= allotment.is_limited() && allotment.bitrate < carried.bitrate;
-            carried.bitrate = allotment.bitrate;
-            (carried.wanted, carried.current) = match allotment.layer {
-                Some(layer) => (Target::Layer(layer), Current::Layer(layer)),
-                None if allotment.is_paused() => (Target::Paused, Current::Paused),
-                None => (Target::Best, Current::Nothing),
-            };
-            carried.reason = match allotment.is_limited() {
-                true => LayerReason::Bandwidth,
-                false if has_wish(&participant.wishes) => LayerReason::Wish,
-                false => LayerReason::Source,
-            };
+            let has_wish = has_wish(&participant.wishes);
+            lowered |= participant.carried[allotment.key].take(allotment, has_wish);
         }
         participant.is_limited = total.is_limited;
         participant.allotted = total.used;
@@ -361,3 +370,37 @@ const DESIRED_MIN: u64 = 600_000;
 /// Of a cached key-frame group, what the line takes in this time may be sent at once.
 const REPLAY_MS: u64 = 350;
 const REPLAY_MAX: usize = 256 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is lowered keeps everything from being raised for a while; a rate that swings must not, or nothing ever is.
+    #[test]
+    fn only_a_worse_layer_is_lower() {
+        let layer = |encoding: u8| Layer { encoding, spatial: 0, temporal: 2 };
+        let allotment = |encoding: Option<u8>, bitrate: u64| Allotment {
+            key: 0,
+            layer: encoding.map(layer),
+            bitrate,
+            ideal: Some(layer(2)),
+        };
+        let mut carried = Carried::new("v".into(), MediaKind::Video, TrackId(1));
+        // Row: what is allotted, whether that is lower.
+        let rows = [
+            (allotment(Some(1), 500_000), false),
+            (allotment(Some(1), 450_000), false),
+            (allotment(Some(1), 550_000), false),
+            (allotment(Some(0), 150_000), true),
+            (allotment(Some(0), 140_000), false),
+            (allotment(None, 0), true),
+            (allotment(None, 0), false),
+            (allotment(Some(0), 150_000), false),
+            (allotment(Some(2), 1_500_000), false),
+            (allotment(Some(2), 1_400_000), false),
+        ];
+        for (number, (allotment, is_lower)) in rows.into_iter().enumerate() {
+            assert_eq!(carried.take(&allotment, false), is_lower, "row {number}: {allotment:?}");
+        }
+    }
+}
