@@ -72,6 +72,7 @@ enum Route {
     Stats,
     Signaling,
     IceServers,
+    CallStats,
     /// Where WHIP and WHEP sessions are made.
     Media(Protocol),
     /// One of them.
@@ -109,6 +110,7 @@ impl Api {
             ("/stats", Route::Stats),
             ("/video-calls/ws", Route::Signaling),
             ("/video-calls/{id}/ice-servers", Route::IceServers),
+            ("/video-calls/{id}/stats", Route::CallStats),
             ("/video-calls/{id}/whip", Route::Media(Protocol::Whip)),
             ("/video-calls/{id}/whip/{session}", Route::MediaSession(Protocol::Whip)),
             ("/video-calls/{id}/whep", Route::Media(Protocol::Whep)),
@@ -179,6 +181,10 @@ impl Api {
                 Ok(_) => whip::endpoint(),
                 Err(response) => response,
             },
+            Route::CallStats => {
+                let id = found.params.get("id");
+                return self.ask(request, id, caller, wall, |grants| Ok(Question::Stats(Box::new(grants))));
+            }
             Route::Media(protocol) => {
                 return self.ask(request, found.params.get("id"), caller, wall, |grants| {
                     whip::open(protocol, request, grants)

@@ -4,11 +4,14 @@
 //! [`crate::shard`] takes the question to the room and the reply back.
 
 use super::{Response, whip};
+use crate::auth::Grants;
 
 /// What is asked.
 #[derive(Debug)]
 pub enum Question {
     Whip(Box<crate::whip::Question>),
+    /// How everybody's connection is.
+    Stats(Box<Grants>),
 }
 
 impl Question {
@@ -16,6 +19,7 @@ impl Question {
     pub fn opens(&self) -> bool {
         match self {
             Question::Whip(question) => matches!(question.what, crate::whip::What::Open(_)),
+            Question::Stats(_) => false,
         }
     }
 }
@@ -24,6 +28,8 @@ impl Question {
 #[derive(Debug)]
 pub enum Reply {
     Whip(crate::whip::Reply),
+    /// A JSON text.
+    Json(String),
     Unavailable(Unavailable),
 }
 
@@ -45,6 +51,9 @@ impl Reply {
     pub fn response(&self) -> Response {
         match self {
             Reply::Whip(reply) => whip::response(reply),
+            Reply::Json(text) => {
+                Response::new(200, "application/json", text.clone().into_bytes()).header("Cache-Control", "no-store")
+            }
             Reply::Unavailable(why) => why.response(),
         }
     }

@@ -6,7 +6,9 @@ use serde::Serialize;
 use str0m::media::{MediaKind, Mid, Rid};
 
 use super::{Participant, RoomState, Shard};
+use crate::auth::{Grants, Role};
 use crate::base::{ParticipantKey, RoomId, TrackId, UserId};
+use crate::http::question::{Reply, Unavailable};
 use crate::peer::Peer;
 use crate::quality::{Event, Path, Reason, Sample, Video};
 use crate::room::{Kind, Source};
@@ -68,14 +70,19 @@ impl Shard {
         Some(ConnectionStats::of(now, participant, key, state))
     }
 
-    /// The figures of everybody in a room, as JSON: `GET /video-calls/:id/stats`. `None`: it is not here.
-    pub fn room_stats(&self, now: Instant, room: &RoomId) -> Option<String> {
-        let state = self.rooms.get(*self.room_by_id.get(room)?)?;
+    /// The figures of everybody in a room, for those who may see it: whoever is in it, and whoever moderates.
+    pub(super) fn ask_stats(&self, now: Instant, room: &RoomId, grants: &Grants) -> Reply {
+        let state = self.room_by_id.get(room).and_then(|index| self.rooms.get(*index));
+        let is_visible = |state: &&RoomState| {
+            let is_in_it = state.room.participants().any(|(_, p)| p.user == *grants.user());
+            grants.role() >= Role::Moderator || is_in_it
+        };
+        let Some(state) = state.filter(is_visible) else { return Reply::Unavailable(Unavailable::NoRoom) };
         let participants: Vec<ConnectionStats<'_>> =
             state.room.participants().filter_map(|(key, _)| self.connection_stats(now, key)).collect();
         let stats = RoomStats { participant_count: participants.len(), participants, recording: None };
         // What is serialized here has no maps with keys that are not strings, which is all that can fail.
-        Some(serde_json::to_string(&stats).expect("statistics serialize"))
+        Reply::Json(serde_json::to_string(&stats).expect("statistics serialize"))
     }
 }
 

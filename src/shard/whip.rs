@@ -76,6 +76,7 @@ impl Shard {
     pub(super) fn visit(&mut self, now: Instant, from: Asker, room: RoomId, question: Question) {
         let reply = match question {
             Question::Whip(question) => self.ask_whip(now, room, *question),
+            Question::Stats(grants) => self.ask_stats(now, &room, &grants),
         };
         self.answer(from, reply);
     }
