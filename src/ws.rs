@@ -53,7 +53,7 @@ pub enum Event {
     Binary,
     /// The answer to one of our pings.
     Pong,
-    /// The client closed, with this code if it gave one; or it has fallen silent (no code).
+    /// The client closed, with this code, 1005 if it gave none; or it has fallen silent (`None`).
     Closed { code: Option<u16> },
     /// The client broke the protocol (answered with 1002) or sent text that is not UTF-8 (1007).
     Invalid,
@@ -176,7 +176,8 @@ impl Ws {
                 Ok(Message::Close(frame)) => {
                     // Writes the reply if one is due; the error says that both sides are done.
                     let _ = self.context.flush(&mut self.pipe);
-                    let code = frame.map(|frame| frame.code.into());
+                    // 1005: a close frame without a code (RFC 6455 §7.1.5).
+                    let code = Some(frame.map_or(1005, |frame| frame.code.into()));
                     self.state = State::Ended(End::Closed { code });
                 }
                 Ok(Message::Frame(_)) => {}

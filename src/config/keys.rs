@@ -574,6 +574,13 @@ pub static KEYS: &[Key] = &[
         set!(limits.join_timeout = duration(S, HOUR)),
     )
     .default("15s"),
+    key(
+        "LIMIT_RESUME",
+        "limits.resume",
+        "a participant whose connection was lost may come back within; 0: has left at once",
+        set!(limits.resume = duration(Duration::ZERO, HOUR)),
+    )
+    .default("30s"),
     key("LIMIT_SDP_SIZE", "limits.sdpSize", "size of an SDP", set!(limits.sdp_size = bytes(KIB, 4 * MIB)))
         .default("128KiB"),
     key("LIMIT_SDP_MEDIA", "limits.sdpMedia", "m-lines of an SDP", set!(limits.sdp_media = whole(1, 1_024)))

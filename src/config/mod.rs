@@ -325,6 +325,7 @@ pub struct Limits {
     pub offer_rate: u32,
     pub offer_burst: u32,
     pub join_timeout: Duration,
+    pub resume: Duration,
     pub sdp_size: usize,
     pub sdp_media: usize,
     pub sdp_payload_types: usize,

@@ -444,7 +444,13 @@ impl Shard {
         self.settle(now);
     }
 
-    /// The connection is gone.
+    /// The client closed its connection on purpose, or broke the rules of it.
+    pub fn handle_left(&mut self, now: Instant, conn: ConnKey) {
+        self.handle_closed_session(now, conn, LeaveReason::Left);
+        self.settle(now);
+    }
+
+    /// The connection is gone without a word.
     pub fn handle_closed(&mut self, now: Instant, conn: ConnKey) {
         if let Some(session) = self.take_session(conn)
             && let Some(participant) = session.participant()

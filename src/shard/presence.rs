@@ -1,7 +1,7 @@
 //! Who is really there: connections that are lost, resumed, or gone for good (interface.md §4, "Reconnection").
 //!
 //! A participant is *lost* when its socket closed without a word, or when neither a check nor media came from it for
-//! [`SILENT_AFTER`]. The others are told so and that it is back; they see neither leave nor join. After [`GONE_AFTER`] it has
+//! [`SILENT_AFTER`]. The others are told so and that it is back; they see neither leave nor join. After `LIMIT_RESUME` it has
 //! left. What is lost may still be sending media, which goes on being forwarded.
 
 use std::time::{Duration, Instant};
@@ -45,7 +45,7 @@ impl Participant {
 impl Shard {
     /// A socket closed without a `leave`: its participant may come back for a while.
     pub(super) fn lose_socket(&mut self, now: Instant, key: ParticipantKey) {
-        if self.draining {
+        if self.draining || self.config.limits.resume.is_zero() {
             // Whoever comes back would be refused.
             return self.remove_participant(now, key, LeaveReason::Lost);
         }
@@ -59,14 +59,17 @@ impl Shard {
     pub(super) fn watch_presence(&mut self, now: Instant, key: ParticipantKey) {
         let Some(participant) = self.participant(key) else { return };
         let presence = participant.presence;
-        if presence.socket_lost.is_some_and(|since| now >= since + GONE_AFTER) {
+        let gone_after = self.config.limits.resume;
+        if presence.socket_lost.is_some_and(|since| now >= since + gone_after) {
             return self.remove_participant(now, key, LeaveReason::Lost);
         }
-        if participant.silence(now) >= GONE_AFTER {
+        // Never so soon that a network that changes looks like a leave.
+        let gone_after = gone_after.max(SILENT_AFTER * 2);
+        if participant.silence(now) >= gone_after {
             let is_reachable = participant
                 .conn
                 .and_then(|conn| self.sessions.get(&conn))
-                .is_some_and(|session| now.saturating_duration_since(session.heard()) < GONE_AFTER);
+                .is_some_and(|session| now.saturating_duration_since(session.heard()) < gone_after);
             if !is_reachable {
                 let conn = participant.conn;
                 self.remove_participant(now, key, LeaveReason::Lost);
@@ -137,5 +140,3 @@ impl Shard {
 /// Browsers send a check at least every few seconds, so this is several of them; with the interval at which it is looked at it
 /// stays below the 15 s that are promised.
 const SILENT_AFTER: Duration = Duration::from_millis(14_500);
-/// How long a lost participant may come back.
-const GONE_AFTER: Duration = Duration::from_secs(30);

@@ -924,7 +924,12 @@ impl Worker {
                 self.shard.handle_pong(now, key);
                 true
             }
-            Some(ws::Event::Closed { .. } | ws::Event::Invalid | ws::Event::TooLarge) => {
+            // Who closes a page or a socket in due form has left; any other code of a client says that it comes back.
+            Some(ws::Event::Closed { code: Some(1000 | 1001 | 1005) } | ws::Event::Invalid | ws::Event::TooLarge) => {
+                self.shard.handle_left(now, key);
+                true
+            }
+            Some(ws::Event::Closed { .. }) => {
                 self.shard.handle_closed(now, key);
                 true
             }

@@ -83,6 +83,8 @@ impl Setup {
     /// In development mode.
     pub fn dev() -> Self {
         let setup = Setup { dir: TempDir::new(), env: Vec::new(), args: Vec::new() };
+        // Most stories end with connections that are dropped, and are not about those who might come back.
+        let setup = setup.env("LIMIT_RESUME", "0s");
         setup.env("PORT", 0).env("RTC_UDP_PORT", 0).env("WORKERS", 1).env("RTC_ANNOUNCED_IPS", "127.0.0.1")
     }
 
