@@ -109,6 +109,8 @@ pub enum Error {
     Forbidden,
     /// No other participant of that name.
     ParticipantNotFound,
+    /// The participant has no signaling, so nothing can be said to it.
+    Unreachable,
     TrackNotFound,
     TooManyTracks,
     /// Video from a microphone, or the like.
@@ -397,7 +399,9 @@ impl Room {
     /// To whom something addressed to `to` by `by` goes: another participant of this room, never anyone else.
     pub fn may_relay(&self, by: ParticipantKey, to: &UserId) -> Result<ParticipantKey, Error> {
         self.participant(by).ok_or(Error::NotJoined)?;
-        self.by_user(to).filter(|key| *key != by).ok_or(Error::ParticipantNotFound)
+        let found = self.participants.iter().find(|(key, participant)| participant.user == *to && *key != by);
+        let (key, participant) = found.ok_or(Error::ParticipantNotFound)?;
+        if participant.is_media_only { Err(Error::Unreachable) } else { Ok(*key) }
     }
 
     /// While on, the media server makes this participant no offers.
@@ -651,6 +655,7 @@ impl fmt::Display for Error {
             Error::Full => "the call is full",
             Error::Forbidden => "not allowed",
             Error::ParticipantNotFound => "no other participant of that name",
+            Error::Unreachable => "that participant only sends or receives media",
             Error::TrackNotFound => "that participant has no such track",
             Error::TooManyTracks => "too many tracks",
             Error::SourceMismatch => "the source does not go with the kind of media",

@@ -108,6 +108,10 @@ fn sessions_without_signaling_stand_beside_others_of_their_user() {
             assert_eq!(name(&room, gone), None);
         }
     }
+    // Nothing can be said to who has no signaling.
+    assert_eq!(room.may_relay(key(9), &user("ann")), Ok(key(4)));
+    assert_eq!(room.may_relay(key(9), &user("ann~2")), Err(Error::Unreachable));
+    assert_eq!(room.chat(key(9), Some(&user("bob")), "hello"), Err(Error::Unreachable));
     room.leave(key(2), LeaveReason::Left);
     assert_eq!(room.join(key(10), streamer("ann", Role::Viewer)), Ok(()));
     assert_eq!(name(&room, 10).as_deref(), Some("ann~2"), "the smallest number that is free");

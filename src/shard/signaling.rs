@@ -949,6 +949,7 @@ fn refused(error: &room::Error) -> Refused {
         room::Error::Full => ErrorCode::CallFull,
         room::Error::Forbidden => ErrorCode::Forbidden,
         room::Error::ParticipantNotFound => ErrorCode::ParticipantNotFound,
+        room::Error::Unreachable => ErrorCode::NotAvailable,
         room::Error::TrackNotFound => ErrorCode::TrackNotFound,
         room::Error::TooManyTracks => ErrorCode::TooManyTracks,
         _ => ErrorCode::BadMessage,
