@@ -9,6 +9,7 @@
 mod client;
 mod net;
 mod payload;
+mod whip;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
