@@ -491,6 +491,12 @@ impl World {
         let at = self.at();
         if now >= self.clock_told + SECOND {
             self.clock_told = now;
+            // A socket that is open answers pings; here it is never silent.
+            for end in &self.ends {
+                if let Some((shard, conn)) = end.conn {
+                    self.nodes[shard].shard.handle_pong(self.base + now, conn);
+                }
+            }
             for node in &mut self.nodes {
                 node.shard.handle_clock(self.wall + now);
             }
