@@ -80,6 +80,11 @@ impl Demand {
         Some(false)
     }
 
+    /// Whether the publisher was told that somebody watches it.
+    pub fn is_told(&self) -> bool {
+        self.told
+    }
+
     /// It has been asked for and time may still tell that it does not come.
     pub fn is_awaited(&self, now: Instant) -> bool {
         self.resumed.is_some_and(|at| now.saturating_duration_since(at) < RESUME_MAX)

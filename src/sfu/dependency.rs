@@ -251,6 +251,12 @@ impl Structure {
         &self.targets
     }
 
+    /// The decode targets all of whose frames belong to this one as well, as far as the templates tell.
+    pub fn within(&self, target: u8) -> u32 {
+        let outside = self.templates.iter().filter(|t| t.indications.present >> (target & 31) & 1 == 0);
+        !outside.fold(0, |targets, template| targets | template.indications.present) & self.all_targets()
+    }
+
     pub fn all_targets(&self) -> u32 {
         u32::MAX >> (DECODE_TARGETS_MAX - self.targets.len())
     }
@@ -298,3 +304,310 @@ pub const REFERENCES_MAX: usize = 8;
 /// AV1 numbers spatial layers with 2 bits, temporal layers with 3.
 const SPATIAL_MAX: u8 = 4;
 const TEMPORAL_MAX: u8 = 8;
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// What a template is made of.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub struct TemplateSpec {
+        pub spatial: u8,
+        pub temporal: u8,
+        pub indications: Vec<Indication>,
+        pub references: Vec<u16>,
+        pub chains: Vec<u8>,
+    }
+
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub struct StructureSpec {
+        pub first_id: u8,
+        pub templates: Vec<TemplateSpec>,
+        /// Spatial and temporal layer of each; known to the encoder, not written.
+        pub targets: Vec<(u8, u8)>,
+        pub chains: u8,
+        pub protected_by: Vec<u8>,
+        pub sizes: Vec<(u16, u16)>,
+    }
+
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub enum Indication {
+        NotPresent,
+        Discardable,
+        Switch,
+        Required,
+    }
+
+    /// Writes bits, most significant first.
+    #[derive(Default)]
+    struct Writer(Vec<bool>);
+
+    impl Writer {
+        fn bits(&mut self, value: u32, count: u32) {
+            self.0.extend((0..count).rev().map(|n| value >> n & 1 == 1));
+        }
+
+        fn below(&mut self, value: u32, values: u32) {
+            let width = u32::BITS - values.leading_zeros();
+            let spare = (1 << width) - values;
+            if value < spare {
+                self.bits(value, width - 1);
+            } else {
+                self.bits(value + spare, width);
+            }
+        }
+
+        fn octets(self) -> Vec<u8> {
+            let octet = |c: &[bool]| c.iter().enumerate().map(|(n, b)| u8::from(*b) << (7 - n)).sum();
+            self.0.chunks(8).map(octet).collect()
+        }
+    }
+
+    /// Writes a descriptor: first packet, last packet, template id, frame number; then what is not in the template.
+    pub fn write(
+        (starts, ends, template, number): (bool, bool, u8, u16),
+        structure: &StructureSpec,
+        has_structure: bool,
+        active: Option<u32>,
+        indications: Option<&[Indication]>,
+        references: Option<&[u16]>,
+        chains: Option<&[u8]>,
+    ) -> Vec<u8> {
+        let mut w = Writer::default();
+        w.bits(starts.into(), 1);
+        w.bits(ends.into(), 1);
+        w.bits(template.into(), 6);
+        w.bits(number.into(), 16);
+        let custom = [indications.is_some(), references.is_some(), chains.is_some()];
+        if !has_structure && active.is_none() && custom == [false; 3] {
+            return w.octets();
+        }
+        for flag in [has_structure, active.is_some(), custom[0], custom[1], custom[2]] {
+            w.bits(flag.into(), 1);
+        }
+        if has_structure {
+            write_structure(&mut w, structure);
+        }
+        if let Some(active) = active {
+            w.bits(active, structure.targets.len() as u32);
+        }
+        for indication in indications.unwrap_or(&[]) {
+            w.bits(*indication as u32, 2);
+        }
+        if let Some(references) = references {
+            for reference in references {
+                let nibbles = match reference {
+                    0..=16 => 1,
+                    17..=256 => 2,
+                    _ => 3,
+                };
+                w.bits(nibbles, 2);
+                w.bits(u32::from(*reference) - 1, 4 * nibbles);
+            }
+            w.bits(0, 2);
+        }
+        for chain in chains.unwrap_or(&[]) {
+            w.bits((*chain).into(), 8);
+        }
+        w.octets()
+    }
+
+    fn write_structure(w: &mut Writer, structure: &StructureSpec) {
+        w.bits(structure.first_id.into(), 6);
+        w.bits(structure.targets.len() as u32 - 1, 5);
+        for (n, template) in structure.templates.iter().enumerate() {
+            w.bits(
+                match structure.templates.get(n + 1) {
+                    None => 3,
+                    Some(next) if next.spatial > template.spatial => 2,
+                    Some(next) if next.temporal > template.temporal => 1,
+                    Some(_) => 0,
+                },
+                2,
+            );
+        }
+        for indication in structure.templates.iter().flat_map(|t| &t.indications) {
+            w.bits(*indication as u32, 2);
+        }
+        for template in &structure.templates {
+            for reference in &template.references {
+                w.bits(1, 1);
+                w.bits(u32::from(*reference) - 1, 4);
+            }
+            w.bits(0, 1);
+        }
+        w.below(structure.chains.into(), structure.targets.len() as u32 + 1);
+        if structure.chains > 0 {
+            for chain in &structure.protected_by {
+                w.below((*chain).into(), structure.chains.into());
+            }
+            for chain in structure.templates.iter().flat_map(|t| &t.chains) {
+                w.bits((*chain).into(), 4);
+            }
+        }
+        w.bits((!structure.sizes.is_empty()).into(), 1);
+        for (width, height) in &structure.sizes {
+            w.bits(u32::from(*width) - 1, 16);
+            w.bits(u32::from(*height) - 1, 16);
+        }
+    }
+
+    use Indication::{Discardable, NotPresent, Required, Switch};
+
+    /// Two spatial layers, of two temporal layers each.
+    fn structure() -> StructureSpec {
+        let template = |spatial, temporal, indications: [Indication; 4], references: &[u16], chains: [u8; 2]| {
+            let (references, chains) = (references.to_vec(), chains.to_vec());
+            TemplateSpec { spatial, temporal, indications: indications.to_vec(), references, chains }
+        };
+        StructureSpec {
+            first_id: 62,
+            templates: vec![
+                template(0, 0, [Switch, Switch, Switch, Switch], &[], [0, 0]),
+                template(0, 0, [Switch, Switch, Required, Required], &[4], [4, 3]),
+                template(0, 1, [NotPresent, Discardable, NotPresent, Required], &[2], [2, 1]),
+                template(1, 0, [NotPresent, NotPresent, Switch, Switch], &[4, 1], [1, 1]),
+                template(1, 1, [NotPresent, NotPresent, NotPresent, Discardable], &[2, 1], [3, 2]),
+            ],
+            targets: vec![(0, 0), (0, 1), (1, 0), (1, 1)],
+            chains: 2,
+            protected_by: vec![0, 0, 1, 1],
+            sizes: vec![(320, 180), (640, 360)],
+        }
+    }
+
+    fn indications(of: &[Indication]) -> Indications {
+        let mask = |wanted: &[Indication]| {
+            of.iter().enumerate().filter(|(_, i)| wanted.contains(i)).map(|(n, _)| 1 << n).sum()
+        };
+        Indications {
+            present: mask(&[Discardable, Switch, Required]),
+            discardable: mask(&[Discardable]),
+            switch: mask(&[Switch]),
+        }
+    }
+
+    #[test]
+    fn a_structure_is_read_as_it_was_written() {
+        let spec = structure();
+        let bytes = write((true, false, 62, 0xfffe), &spec, true, None, None, None, None);
+        let descriptor = Descriptor::parse(&bytes, None).unwrap();
+        assert_eq!((descriptor.starts, descriptor.ends, descriptor.number), (true, false, 0xfffe));
+        assert_eq!(descriptor.active, Some(0b1111));
+        let read = *descriptor.structure.unwrap();
+        assert_eq!(read.sizes(), spec.sizes);
+        let targets: Vec<_> = read.targets().iter().map(|t| ((t.spatial, t.temporal), t.chain)).collect();
+        let expect: Vec<_> = spec.targets.iter().copied().zip(spec.protected_by.iter().map(|c| Some(*c))).collect();
+        assert_eq!(targets, expect);
+        for (n, template) in spec.templates.iter().enumerate() {
+            // The id wraps.
+            let id = ((62 + n) % 64) as u8;
+            let bytes = write((false, true, id, 7), &spec, false, None, None, None, None);
+            assert_eq!(bytes.len(), 3);
+            let got = Descriptor::parse(&bytes, Some(&read)).unwrap();
+            assert_eq!((got.starts, got.ends, got.number, got.active), (false, true, 7, None));
+            assert_eq!((got.template.spatial, got.template.temporal), (template.spatial, template.temporal));
+            assert_eq!(got.template.indications, indications(&template.indications));
+            assert_eq!(got.template.references.as_slice(), template.references);
+            assert_eq!(got.template.chains.as_slice(), template.chains);
+        }
+        assert_eq!([0, 1, 2, 3].map(|target| read.within(target)), [0b0001, 0b0011, 0b0101, 0b1111]);
+        // An id of another structure, and no structure at all.
+        let bytes = write((true, true, 3, 7), &spec, false, None, None, None, None);
+        assert_eq!(Descriptor::parse(&bytes, Some(&read)), Err(DescriptorError::Unknown));
+        let bytes = write((true, true, 62, 7), &spec, false, None, None, None, None);
+        assert_eq!(Descriptor::parse(&bytes, None), Err(DescriptorError::Unknown));
+    }
+
+    #[test]
+    fn what_is_not_in_the_template() {
+        let spec = structure();
+        let key = write((true, true, 62, 1), &spec, true, None, None, None, None);
+        let read = *Descriptor::parse(&key, None).unwrap().structure.unwrap();
+        let custom = [NotPresent, Discardable, Required, Switch];
+        let bytes = write(
+            (true, true, 1, 9),
+            &spec,
+            false,
+            Some(0b0011),
+            Some(&custom),
+            Some(&[1, 16, 17, 256, 257, 4096]),
+            Some(&[200, 9]),
+        );
+        let got = Descriptor::parse(&bytes, Some(&read)).unwrap();
+        assert_eq!(got.active, Some(0b0011));
+        assert_eq!(got.template.indications, indications(&custom));
+        assert_eq!(got.template.references.as_slice(), [1, 16, 17, 256, 257, 4096]);
+        assert_eq!(got.template.chains.as_slice(), [200, 9]);
+        assert_eq!((got.template.spatial, got.template.temporal), (1, 0), "the rest is the template's");
+        for end in 0..bytes.len() {
+            assert!(Descriptor::parse(&bytes[..end], Some(&read)).is_err() || end == 3, "cut to {end}");
+        }
+        // With a structure and everything else at once.
+        let bytes = write((true, true, 62, 9), &spec, true, Some(1), Some(&custom), Some(&[3]), Some(&[1, 2]));
+        let got = Descriptor::parse(&bytes, None).unwrap();
+        assert_eq!((got.active, got.template.references.as_slice()), (Some(1), &[3][..]));
+        for end in 0..bytes.len() {
+            assert!(Descriptor::parse(&bytes[..end], None).is_err(), "cut to {end}");
+        }
+    }
+
+    #[test]
+    fn bounds() {
+        let mut spec = structure();
+        spec.chains = 0;
+        spec.protected_by.clear();
+        spec.sizes.clear();
+        spec.templates.iter_mut().for_each(|t| t.chains.clear());
+        let bytes = write((true, true, 62, 1), &spec, true, None, None, None, None);
+        let descriptor = Descriptor::parse(&bytes, None).unwrap();
+        let read = descriptor.structure.unwrap();
+        assert!(read.sizes().is_empty() && read.targets().iter().all(|t| t.chain.is_none()));
+        assert!(descriptor.template.chains.as_slice().is_empty());
+        // The most there can be.
+        let template = spec.templates[0].clone();
+        spec.templates = vec![TemplateSpec { indications: vec![Required; 32], references: vec![1; 8], ..template }; 64];
+        spec.targets = vec![(0, 0); 32];
+        let bytes = write((true, true, 61, 1), &spec, true, None, None, None, None);
+        let read = Descriptor::parse(&bytes, None).unwrap();
+        assert_eq!((read.active, read.template.indications.present), (Some(u32::MAX), u32::MAX));
+        // One more.
+        spec.templates[5].references.push(1);
+        let bytes = write((true, true, 61, 1), &spec, true, None, None, None, None);
+        assert_eq!(Descriptor::parse(&bytes, None), Err(DescriptorError::Malformed));
+        spec.templates[5].references.clear();
+        spec.templates.push(spec.templates[0].clone());
+        let bytes = write((true, true, 61, 1), &spec, true, None, None, None, None);
+        assert_eq!(Descriptor::parse(&bytes, None), Err(DescriptorError::Malformed));
+    }
+
+    #[test]
+    fn another_frame_number() {
+        let spec = structure();
+        let bytes = write((true, false, 62, 5), &spec, true, None, None, None, None);
+        let changed = DependencyDescriptor(bytes.clone().into()).with_frame_number(0xabcd);
+        assert_eq!(changed.frame_number(), Some(0xabcd));
+        let (before, after) = (Descriptor::parse(&bytes, None).unwrap(), Descriptor::parse(&changed.0, None).unwrap());
+        assert_eq!(Descriptor { number: 5, ..after }, before);
+        let short = DependencyDescriptor([1, 2][..].into());
+        assert_eq!((short.frame_number(), short.with_frame_number(7)), (None, short.clone()));
+    }
+
+    #[test]
+    fn arbitrary_bytes_are_survived() {
+        let mut random = fastrand::Rng::with_seed(0xdd);
+        let spec = structure();
+        let key = write((true, true, 62, 1), &spec, true, None, None, None, None);
+        let known = *Descriptor::parse(&key, None).unwrap().structure.unwrap();
+        for n in 0..60_000 {
+            let mut bytes: Vec<u8> = if n % 2 == 0 { key.clone() } else { vec![0; random.usize(0..60)] };
+            for _ in 0..random.usize(1..6) {
+                if let Some(octet) = bytes.get_mut(random.usize(0..60)) {
+                    *octet = random.u8(..);
+                }
+            }
+            let _ = Descriptor::parse(&bytes, Some(&known));
+            let _ = Descriptor::parse(&bytes, None);
+        }
+    }
+}

@@ -79,7 +79,9 @@ impl Encoding {
     }
 
     pub fn is_alive(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.heard) < DEAD_AFTER && self.disabled.is_none_or(|at| self.heard > at)
+        // One that was told to stop is known to have done so sooner.
+        let silence_max = if self.demand.is_told() { DEAD_AFTER } else { STOPPED_AFTER };
+        now.saturating_duration_since(self.heard) < silence_max && self.disabled.is_none_or(|at| self.heard > at)
     }
 
     pub fn presence(&self, now: Instant) -> Presence {
@@ -183,7 +185,7 @@ impl Encoding {
             self.keyframe_time = Some(packet.time);
         }
         let is_keyframe = self.keyframe_time == Some(packet.time);
-        is_changed |= self.layout.count(now, self.heard, &frame, packet.payload.len(), is_keyframe);
+        is_changed |= self.layout.count(now, self.heard, &frame, packet.time, packet.payload.len(), is_keyframe);
 
         let raw = packet.ext.user_values.get::<DependencyDescriptor>();
         let numbers = Numbers {
@@ -262,5 +264,7 @@ impl Encoding {
 
 /// An encoding that is silent for so long is dead. Shorter takes a low frame rate for a failure.
 pub const DEAD_AFTER: Duration = Duration::from_millis(1500);
+/// The same for one that was told to stop. Shorter takes the end of its frame rate for the end.
+const STOPPED_AFTER: Duration = Duration::from_millis(500);
 /// How long packets of an SSRC that was left are stragglers, not a return.
 const STRAGGLERS: Duration = Duration::from_secs(1);

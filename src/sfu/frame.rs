@@ -39,7 +39,7 @@ impl Point {
     }
 }
 
-/// How a frame lets temporal layers begin of which something was missed.
+/// How a frame lets layers begin of which something was missed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lift {
     None,
@@ -47,6 +47,8 @@ pub enum Lift {
     ToItself,
     /// What follows in higher temporal layers needs nothing of them from before this frame (VP9's U).
     FromItself,
+    /// The frame needs nothing but the spatial layer below, so its own begins as far as that one is whole (VP9 without P).
+    FromBelow,
 }
 
 /// What is known of the frame that a packet belongs to.
@@ -125,9 +127,12 @@ impl Frame {
                 spatial: vp9.spatial,
                 temporal: vp9.temporal,
                 present: above(vp9.spatial, vp9.temporal),
-                // Without a reference to earlier pictures (RFC 9628 wants the base temporal layer then).
-                switch: if vp9.is_predicted { 0 } else { above(vp9.spatial, vp9.temporal) },
-                lift: if vp9.is_switching_point { Lift::FromItself } else { Lift::None },
+                switch: if vp9.is_predicted || vp9.spatial > 0 { 0 } else { ALL_POINTS },
+                lift: match (vp9.is_predicted, vp9.spatial) {
+                    (false, 1..) => Lift::FromBelow,
+                    _ if vp9.is_switching_point => Lift::FromItself,
+                    _ => Lift::None,
+                },
                 number: vp9.picture_id.map_or(Number::None, |id| Number::Picture(id, values)),
                 tl0_pic_idx: vp9.tl0_pic_idx.map(|(value, _)| value),
                 ..plain
@@ -157,12 +162,19 @@ impl Frame {
 
     /// The points that can begin here, when those in `whole` can be decoded so far and `current` is being received.
     pub fn lifted(&self, whole: Points, current: Point) -> Points {
+        let temporal = self.temporal.min(LAYER_MAX);
+        // The spatial layers that are whole up to a temporal layer, as its lowest bits.
         let rows = |temporal: u8| (whole >> temporal) & EACH_SPATIAL;
         match self.lift {
             Lift::None => 0,
-            Lift::ToItself => rows(0) << self.temporal.min(LAYER_MAX),
+            Lift::ToItself => rows(0) << temporal,
+            Lift::FromBelow => {
+                let spatial = self.spatial.min(LAYER_MAX);
+                let row = (whole >> (spatial.saturating_sub(1) * 8)) & 0xff;
+                (row * EACH_SPATIAL) & (ALL_POINTS << (spatial * 8))
+            }
             Lift::FromItself if self.present & current.bit() == 0 => 0,
-            Lift::FromItself => rows(current.temporal.min(LAYER_MAX)) * ((0xff << self.temporal.min(LAYER_MAX)) & 0xff),
+            Lift::FromItself => rows(temporal) * ((0xff << temporal) & 0xff),
         }
     }
 }
@@ -218,6 +230,9 @@ mod tests {
         assert_eq!(frame(Lift::FromItself, 0, 1).lifted(whole, point(0, 0)), 0, "a frame that is not received");
         let sync = frame(Lift::ToItself, 0, 2).lifted(whole, point(0, 0));
         assert_eq!(sync, point(0, 2).bit());
+        // Of spatial layer 0 the first two temporal layers are whole: so are they then of what begins above it.
+        let begins = Frame { spatial: 1, ..frame(Lift::FromBelow, 1, 0) };
+        assert_eq!(begins.lifted(below(0, 1), point(1, 1)), below(7, 1) & above(1, 0));
         let both = below(1, 1);
         assert_eq!(frame(Lift::FromItself, 0, 1).lifted(both, point(1, 1)), below(1, 7) & above(0, 1));
     }

@@ -51,6 +51,8 @@ struct Part {
     present: Points,
     rate: Rate,
     heard: Instant,
+    /// The RTP time of the newest frame that was counted.
+    time: Option<u32>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -139,7 +141,15 @@ impl Layout {
     }
 
     /// Counts a packet. `true`: a layer that was not known, or had gone, is there.
-    pub fn count(&mut self, now: Instant, heard: Instant, frame: &Frame, bytes: usize, is_keyframe: bool) -> bool {
+    pub fn count(
+        &mut self,
+        now: Instant,
+        heard: Instant,
+        frame: &Frame,
+        time: u32,
+        bytes: usize,
+        is_keyframe: bool,
+    ) -> bool {
         let found = self
             .parts
             .iter()
@@ -152,7 +162,7 @@ impl Layout {
                     self.parts.swap_remove(oldest.unwrap_or(0));
                 }
                 let (spatial, temporal, present) = (frame.spatial, frame.temporal, frame.present);
-                self.parts.push(Part { spatial, temporal, present, rate: Rate::new(now), heard: now });
+                self.parts.push(Part { spatial, temporal, present, rate: Rate::new(now), heard: now, time: None });
                 self.parts.len() - 1
             }
         };
@@ -164,7 +174,8 @@ impl Layout {
         } else {
             part.rate.add(now, bytes);
         }
-        if frame.starts {
+        if frame.starts && part.time != Some(time) {
+            part.time = Some(time);
             part.rate.add_frame(now);
         }
         if had_gone {
@@ -263,7 +274,10 @@ impl Layout {
 
     /// The points whose frames are all among those of `point`.
     pub fn within(&self, point: Point) -> Points {
-        if self.structure.is_some() { point.bit() } else { below(point.spatial, point.temporal) }
+        match &self.structure {
+            Some(structure) => structure.within(point.index).into(),
+            None => below(point.spatial, point.temporal),
+        }
     }
 
     /// The layer that arrives when `point` is forwarded; `heard`: when the encoding was heard last.
@@ -296,7 +310,8 @@ impl Layout {
                 bitrate: belongs.map(|p| p.rate.bits(heard)).sum(),
                 width: size.width,
                 height: size.height,
-                framerate: frames.fold(0, |sum, p| sum.saturating_add(p.rate.framerate(heard))),
+                framerate: u8::try_from((frames.map(|p| p.rate.deciframes(heard)).sum::<u64>() + 5) / 10)
+                    .unwrap_or(u8::MAX),
             });
         }
         if let Some(added) = out.get_mut(first..) {

@@ -12,7 +12,7 @@ pub struct Rate {
     began: Instant,
     tenth: u64,
     /// What was measured before a pause; it counts until there is enough of what came after.
-    before: Option<(u64, u8)>,
+    before: Option<(u64, u64)>,
 }
 
 impl Rate {
@@ -52,7 +52,7 @@ impl Rate {
 
     /// The layer goes on after a pause.
     pub fn resume(&mut self, now: Instant, heard: Instant) {
-        let before = (self.bits(heard), self.framerate(heard));
+        let before = (self.bits(heard), self.deciframes(heard));
         *self = Rate { before: Some(before), ..Rate::new(now) };
     }
 
@@ -66,12 +66,12 @@ impl Rate {
         }
     }
 
-    /// Frames per second, rounded.
-    pub fn framerate(&self, now: Instant) -> u8 {
-        let frames = |tenth: u64| self.frames.get(tenth as usize % Rate::SIZE).copied().unwrap_or(0).into();
+    /// Frames in ten seconds at the present rate.
+    pub fn deciframes(&self, now: Instant) -> u64 {
+        let frames = |tenth: u64| -> u64 { self.frames.get(tenth as usize % Rate::SIZE).copied().unwrap_or(0).into() };
         match self.before {
             Some((_, before)) if self.tenth_of(now) < Rate::FRAMES => before,
-            _ => u8::try_from(self.per_second(now, Rate::FRAMES, self.tenth, frames)).unwrap_or(u8::MAX),
+            _ => self.per_second(now, Rate::FRAMES, self.tenth, |tenth| frames(tenth) * 10),
         }
     }
 
@@ -139,9 +139,9 @@ mod tests {
                 rate.add_frame(at(n * 10));
             }
         }
-        assert_eq!((rate.bits(at(2990)), rate.framerate(at(2990))), (100 * 1000, 25));
+        assert_eq!((rate.bits(at(2990)), rate.deciframes(at(2990))), (100 * 1000, 250));
         assert_eq!(rate.bits(at(3500)), 50 * 1000);
-        assert_eq!((rate.bits(at(60_000)), rate.framerate(at(60_000))), (0, 0));
+        assert_eq!((rate.bits(at(60_000)), rate.deciframes(at(60_000))), (0, 0));
         rate.add(at(60_000), 125);
         assert_eq!((rate.bits(at(60_000)), rate.bits(at(60_100))), (0, 1000));
         // A clock that goes back counts for the newest tenth.
@@ -157,7 +157,7 @@ mod tests {
             rate.add(at(start, n * 20), 250);
             rate.add_frame(at(start, n * 20));
         }
-        assert_eq!((rate.bits(at(start, 190)), rate.framerate(at(start, 190))), (100 * 1000, 50));
+        assert_eq!((rate.bits(at(start, 190)), rate.deciframes(at(start, 190))), (100 * 1000, 500));
     }
 
     #[test]
@@ -203,13 +203,13 @@ mod tests {
             rate.add_frame(at(start, n * 10));
         }
         let heard = at(start, 1990);
-        assert_eq!((rate.bits(heard), rate.framerate(heard)), (100_000, 100));
+        assert_eq!((rate.bits(heard), rate.deciframes(heard)), (100_000, 1000));
         rate.resume(at(start, 60_000), heard);
         rate.add(at(start, 60_000), 125);
-        assert_eq!((rate.bits(at(start, 60_000)), rate.framerate(at(start, 60_000))), (100_000, 100));
+        assert_eq!((rate.bits(at(start, 60_000)), rate.deciframes(at(start, 60_000))), (100_000, 1000));
         for n in 0..300 {
             rate.add(at(start, 60_000 + n * 10), 250);
         }
-        assert_eq!((rate.bits(at(start, 62_990)), rate.framerate(at(start, 62_990))), (200_000, 0));
+        assert_eq!((rate.bits(at(start, 62_990)), rate.deciframes(at(start, 62_990))), (200_000, 0));
     }
 }

@@ -107,17 +107,21 @@ impl Rewriter {
         self.attach_at(first, time, Vec::new(), first.seq);
     }
 
-    /// The same where the first packets were kept: the pictures before the newest one get times that end just before its, one
-    /// millisecond apart, so that the receiver does not take their age for delay.
+    /// The same where the first packets were kept: the pictures before the newest one get times that end just before its, at
+    /// most a millisecond apart, so that the receiver does not take their age for delay.
     ///
     /// `pictures`: the times of all of them in order. `newest`: the first packet of the last one.
     pub fn attach_replay(&mut self, first: &Numbers, pictures: &[u32], newest: &Numbers) {
-        let step = (newest.clock_rate / 1000).max(1);
         let earlier = pictures.get(..pictures.len().saturating_sub(1)).unwrap_or(&[]);
-        let span = u32::try_from(earlier.len()).unwrap_or(u32::MAX).saturating_mul(step);
+        let count = u32::try_from(earlier.len()).unwrap_or(u32::MAX);
+        let millisecond = newest.clock_rate / 1000;
+        // Closer where time is ahead already.
+        let room = millisecond.saturating_mul(LEAD_MS_MAX).saturating_sub(self.lead);
+        let step = millisecond.min(room / count.max(1)).max(1);
+        let span = count.saturating_mul(step);
         let time = self.time_of(newest, span.saturating_add(1));
-        let back = (0..earlier.len() as u32).rev().map(|n| time.wrapping_sub((n + 1).wrapping_mul(step)));
-        let replayed = earlier.iter().copied().zip(back).collect();
+        let back = (0..count).rev().map(|n| time.wrapping_sub((n + 1).wrapping_mul(step)));
+        let replayed = pictures.iter().copied().zip(back.chain([time])).collect();
         self.attach_at(first, time.wrapping_sub(newest.time).wrapping_add(first.time), replayed, newest.seq);
     }
 
@@ -257,10 +261,17 @@ impl Rewriter {
 impl Source {
     fn time_of(&self, packet: &Numbers) -> u32 {
         if packet.seq < self.live_from {
-            let at_or_before = |(time, _): &&(u32, u32)| packet.time.wrapping_sub(*time).cast_signed() >= 0;
-            let picture = self.replayed.iter().rev().find(at_or_before).or(self.replayed.first());
-            if let Some((_, time)) = picture {
-                return *time;
+            let at = self.replayed.partition_point(|(time, _)| packet.time.wrapping_sub(*time).cast_signed() >= 0);
+            let before = at.checked_sub(1).and_then(|at| self.replayed.get(at));
+            match (before, self.replayed.get(at)) {
+                (Some((time, out)), _) if *time == packet.time => return *out,
+                // A picture of which nothing had come: as far between the others as it was.
+                (Some((time, out)), Some((next, next_out))) => {
+                    let span = u64::from(next.wrapping_sub(*time));
+                    let share = u64::from(packet.time.wrapping_sub(*time)) * u64::from(next_out.wrapping_sub(*out));
+                    return out.wrapping_add((share / span.max(1)) as u32);
+                }
+                _ => {}
             }
         }
         packet.time.wrapping_add(self.time)
@@ -365,6 +376,9 @@ fn ticks(elapsed: Duration, clock_rate: u32) -> u32 {
 const SEQ_FIRST_MAX: u64 = 1 << 15;
 /// The largest hole in a slot's sequence numbers: a receiver that misses 63 of the largest in a row can still follow.
 const HOLE_MAX: u64 = 512;
+/// How far replays may take time ahead of the clock. More spaces their pictures evenly where there are many of them, and is
+/// paid for in lip sync.
+const LEAD_MS_MAX: u32 = 250;
 /// A slot that was quiet for longer jumps only so far (3.3 hours at 90 kHz): half the range and more would look like the past.
 const TICKS_MAX: u32 = 1 << 30;
 

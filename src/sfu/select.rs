@@ -27,6 +27,8 @@ pub struct Selection {
     scheme: u32,
     revision: u32,
     stuck: Option<Stuck>,
+    /// Nothing changes before this is over: what is sent was measured.
+    is_replay: bool,
     /// The RTP time of the newest packet.
     time: u32,
     /// `None` as long as everything is sent: then nobody asks.
@@ -68,7 +70,8 @@ impl Selection {
     /// A late packet is judged by the point of its time; those from before so many changes are dropped.
     const SPANS: usize = 4;
 
-    /// Starts at the first packet of a key frame. `point`: what to begin with, when it is not what `limit` stands for.
+    /// Starts at the first packet of a key frame. `point`: what to begin with in a replay, which need not be what `limit` stands
+    /// for.
     pub fn start(seq: u64, time: u32, frame: &Frame, limit: Limit, point: Option<Point>, layout: &Layout) -> Selection {
         let wanted = layout.point_at_keyframe(limit);
         let span = Span { from: seq, point: point.unwrap_or(wanted) };
@@ -81,9 +84,15 @@ impl Selection {
             scheme: layout.scheme(),
             revision: layout.revision(),
             stuck: None,
+            is_replay: point.is_some(),
             time,
             last: None,
         }
+    }
+
+    /// What follows is live.
+    pub fn end_replay(&mut self) {
+        self.is_replay = false;
     }
 
     /// The point that is sent now.
@@ -103,7 +112,7 @@ impl Selection {
     }
 
     /// Notes whether what is wanted and there is not sent.
-    fn judge(&mut self, now: Instant, layout: &Layout) {
+    pub fn judge(&mut self, now: Instant, layout: &Layout) {
         self.stuck = match layout.is_short_of(self.limit, self.wanted, self.point(), now) {
             None => None,
             Some(is_spatial) => {
@@ -125,10 +134,12 @@ impl Selection {
     }
 
     /// Looks at a packet that is newer than all before: at the first one of a picture moves to what is wanted, or towards it.
-    pub fn turn(&mut self, now: Instant, seq: u64, time: u32, frame: &Frame, layout: &Layout) {
-        let is_picture_start = frame.starts && time != self.time;
+    /// `follows`: nothing is missing before it.
+    pub fn turn(&mut self, now: Instant, seq: u64, time: u32, frame: &Frame, follows: bool, layout: &Layout) {
+        // What is missing before an upper layer may be the lower ones of its picture.
+        let is_picture_start = frame.starts && time != self.time && (follows || frame.spatial == 0);
         self.time = time;
-        if !is_picture_start {
+        if !is_picture_start || self.is_replay {
             return;
         }
         if self.scheme != layout.scheme() {
@@ -163,9 +174,12 @@ impl Selection {
 
     /// Whether the slot gets the packet `seq`. `None`: it is so late that nobody knows.
     pub fn takes(&self, seq: u64, frame: &Frame) -> Option<Point> {
+        self.point_at(seq).filter(|point| frame.present & point.bit() != 0)
+    }
+
+    fn point_at(&self, seq: u64) -> Option<Point> {
         let spans = self.spans.get(..self.span_count)?;
-        let span = spans.iter().rev().find(|span| span.from <= seq)?;
-        (frame.present & span.point.bit() != 0).then_some(span.point)
+        spans.iter().rev().find(|span| span.from <= seq).map(|span| span.point)
     }
 
     /// Whether the packet ends its picture for a slot that is sent `point`.
@@ -192,14 +206,14 @@ impl Selection {
     ///
     /// Said to be withheld only where it follows from the two packets; a number that is kept free in vain costs a receiver a
     /// few requests, one that is not kept free costs it the picture.
-    pub fn gap(&self, frame: &Frame, time: u32, is_taken: bool) -> Gap {
-        let Some(last) = &self.last else { return Gap::Unknown };
+    pub fn gap(&self, seq: u64, frame: &Frame, time: u32, is_taken: bool) -> Gap {
+        // What is missing was sent, or not, before anything changed with this packet.
+        let (Some(last), Some(point)) = (&self.last, self.point_at(seq.saturating_sub(1))) else { return Gap::Unknown };
         let withheld = |it_is: bool| if it_is { Gap::Withheld(0) } else { Gap::Unknown };
         // What may still belong to the last packet's frame, or already to this one's, goes the way of that frame.
         let tail_is_withheld = last.frame.ends || !last.is_taken;
         let head_is_withheld = frame.starts || !is_taken;
         let something_in_between = last.frame.ends && frame.starts;
-        let point = self.point();
         match (last.frame.number, frame.number) {
             (Number::Frame(before), Number::Frame(after)) => match after.wrapping_sub(before) {
                 0 => withheld(!is_taken),
@@ -241,8 +255,9 @@ impl Selection {
         }
     }
 
-    /// Something of which nothing else is known was withheld.
-    pub fn note_withheld(&mut self, layout: &Layout) {
+    /// Something is missing before the next packet. Whatever it is, the slot gets it if it is of what is sent now, and only
+    /// then.
+    pub fn note_gap(&mut self, layout: &Layout) {
         self.whole &= layout.within(self.point());
     }
 

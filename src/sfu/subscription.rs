@@ -156,6 +156,10 @@ impl Subscription {
             let packet = Packet { numbers: &numbers, frame: &cached.frame, content: &cached.content };
             self.take(now, packet, &encoding.layout, true, counters, out);
         }
+        if let Some(source) = &mut self.source {
+            source.selection.end_replay();
+            source.selection.judge(now, &encoding.layout);
+        }
         true
     }
 
@@ -177,17 +181,20 @@ impl Subscription {
         let mut marker = content.marker;
         if is_video {
             if is_newest {
-                selection.turn(now, numbers.seq, numbers.time, frame, layout);
+                let follows = numbers.seq == next;
+                if !follows {
+                    selection.note_gap(layout);
+                }
+                selection.turn(now, numbers.seq, numbers.time, frame, follows, layout);
             }
             // The common case is that nothing has to be decided.
             if !selection.takes_everything() {
                 let point = selection.takes(numbers.seq, frame);
                 if is_newest
                     && numbers.seq > next
-                    && let Gap::Withheld(pictures) = selection.gap(frame, numbers.time, point.is_some())
+                    && let Gap::Withheld(pictures) = selection.gap(numbers.seq, frame, numbers.time, point.is_some())
                 {
                     self.rewriter.withhold_missing(numbers, pictures);
-                    selection.note_withheld(layout);
                 }
                 selection.note(frame, numbers.time, content.marker, point.is_some(), is_newest);
                 let Some(point) = point else {

@@ -1,6 +1,11 @@
 //! The machine from its edge: rows for each rule, then random weather watched by a guard at the exit.
 
-use std::collections::HashMap;
+mod layers;
+mod receiver;
+mod stream;
+mod weather;
+
+use std::collections::{HashMap, HashSet};
 
 use str0m::rtp::Vp8Descriptor;
 
