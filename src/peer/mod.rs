@@ -963,7 +963,8 @@ const ESTIMATE_LEAST: u64 = 300_000;
 /// Congestion that comes within this time after a raise is its doing.
 const DOUBT_PROVES_WRONG: Duration = Duration::from_secs(5);
 const DOUBT_PAUSE_MIN: Duration = Duration::from_secs(3);
-const DOUBT_PAUSE_MAX: Duration = Duration::from_secs(60);
+/// Longer spares a line that is too narrow more tries, shorter brings the picture back sooner where it was bad only for a while.
+const DOUBT_PAUSE_MAX: Duration = Duration::from_secs(8);
 /// Where estimating the way to a client begins, in bit/s. More floods a narrow line for its first second, less delays the first
 /// picture; probes find out what there is beyond within that second.
 const ESTIMATE_INITIAL: u64 = 1_000_000;

@@ -65,7 +65,7 @@ impl Shard {
         }
         // Never so soon that a network that changes looks like a leave.
         let gone_after = gone_after.max(SILENT_AFTER * 2);
-        if participant.silence(now) >= gone_after {
+        if presence.socket_lost.is_none() && participant.silence(now) >= gone_after {
             let is_reachable = participant
                 .conn
                 .and_then(|conn| self.sessions.get(&conn))

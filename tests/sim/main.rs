@@ -160,8 +160,8 @@ fn loss_both_ways() {
             let loss = f64::from(percent) / 100.0;
             let people = room_of(world, &[&SLOTS, &TRACKS]);
             world.set_weather_all(Weather { loss, delay: 25 * MS, ..FAIR });
-            expect_media(world, &people, 10 * SECOND);
-            world.run(8 * SECOND);
+            expect_media(world, &people, 20 * SECOND);
+            world.run(20 * SECOND);
             for (to, from) in [(0, 1), (1, 0)] {
                 let video = delivered(world, people[to], people[from], true, 2 * SECOND);
                 let audio = delivered(world, people[to], people[from], false, 2 * SECOND);
@@ -617,7 +617,8 @@ fn churn_for(world: &mut World, shards: usize, time: Duration) {
     for client in &alive {
         world.set_weather(*client, FAIR);
     }
-    world.run(8 * SECOND);
+    // Estimates recover from a storm, and pictures that were paused come back.
+    world.run(14 * SECOND);
     let live = world.silences(&alive, 2 * SECOND);
     if let Some((to, from, _)) = live.first() {
         world.describe(&[*to, *from]);

@@ -372,8 +372,11 @@ impl World {
     pub fn silences(&mut self, alive: &[usize], time: Duration) -> Vec<(usize, usize, bool)> {
         let mut before = Vec::new();
         for &to in alive {
-            // Of many voices only some are forwarded.
-            let voices = alive.iter().filter(|from| self.should_hear(to, **from, false)).count();
+            // Of many voices only some are forwarded; those who are lost may have one as well.
+            let room = &self.clients[to].room;
+            let is_here = |end: &End| end.joined || end.lost.is_some();
+            let ends = self.clients.iter().zip(&self.ends);
+            let voices = ends.filter(|(c, end)| c.room == *room && is_here(end)).count() - 1;
             for &from in alive {
                 for video in [false, true] {
                     if (video || voices <= 3) && self.should_hear(to, from, video) {

@@ -186,7 +186,8 @@ impl Client {
             keyframe_requests: Vec::new(),
             connections: 0,
             glares: 0,
-            patience: Duration::from_millis(1500),
+            // Of this the pacer may take most: what was queued before the estimate fell leaves at the lower rate.
+            patience: Duration::from_secs(6),
             lossless: true,
             base,
             crypto: Arc::new(str0m_aws_lc_rs::default_provider()),
@@ -790,7 +791,9 @@ fn follows(a: &Seen, b: &Seen) -> Option<String> {
     let (Some(pa), Some(pb)) = (a.picture_id, b.picture_id) else { return wrong("no picture id") };
     let ahead = pb.wrapping_sub(pa) & 0x7fff;
     let later = b.time.wrapping_sub(a.time);
-    if same_frame {
+    // A line that left a track and took it again begins with a whole key frame, if with the one of which it had a part.
+    let begins_anew = starts_key && b.tag.index <= a.tag.index;
+    if same_frame && !begins_anew {
         if ahead != 0 || later != 0 {
             return wrong("one frame with two picture ids or times");
         }
