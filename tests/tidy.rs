@@ -213,7 +213,7 @@ impl Source {
 
     /// Lines with their numbers, without comments and tests.
     fn code(&self) -> impl Iterator<Item = (usize, &str)> {
-        let is_test = self.path.ends_with("/tests.rs");
+        let is_test = self.path.ends_with("/tests.rs") || self.path.contains("/tests/");
         let mut in_tests = false;
         let mut before = "";
         (1..).zip(self.text.lines()).filter_map(move |(number, line)| {

@@ -238,6 +238,40 @@ fn a_late_key_frame_start_is_no_start_when_what_followed_is_gone() {
     }
 }
 
+/// A part of what is kept that fits the line is that part to its end: a picture of a higher layer in between would be more
+/// than fits, and would have no time of its own.
+#[test]
+fn what_is_kept_goes_out_as_one_layer() {
+    let mut room = Room::new();
+    room.sfu.publish(TRACK, MediaKind::Video);
+    for n in 0..12_u8 {
+        let temporal = [0, 2, 1, 2][usize::from(n % 4)];
+        let sync = u8::from(temporal > 0) << 5;
+        let mut packet = Packet::video(u64::from(n), n == 0);
+        // Picture id, TL0PICIDX and TID.
+        packet.payload = vec![0x90, 0xe0, n, n / 4, temporal << 6 | sync, u8::from(n > 0)];
+        room.at(u64::from(n) * 33).send(&packet.size(100));
+    }
+    for (octets, kept) in [(1200, 12), (600, 6), (300, 3)] {
+        room.out.clear();
+        let (now, slot) = (room.now(), slot(octets as u32));
+        room.sfu.subscribe(now, slot, TRACK, Target::Best, octets, &mut room.out);
+        let times: Vec<u32> = room.out.iter().map(|forward| forward.time).collect();
+        assert_eq!(times.len(), kept, "what fits {octets} octets");
+        assert!(times.windows(2).all(|w| w[1].wrapping_sub(w[0]).cast_signed() > 0), "{times:?}");
+        let seqs: Vec<u64> = room.out.iter().map(|forward| *forward.seq_no).collect();
+        assert!(seqs.windows(2).all(|w| w[1] == w[0] + 1), "{seqs:?}");
+    }
+    // What comes next is everything again.
+    room.out.clear();
+    let mut packet = Packet::video(12, false);
+    packet.payload = vec![0x90, 0xe0, 12, 3, 0, 1];
+    assert_eq!(room.send(&packet).len(), 3);
+    packet = Packet::video(13, false);
+    packet.payload = vec![0x90, 0xe0, 13, 3, 2 << 6 | 1 << 5, 1];
+    assert_eq!(room.send(&packet).len(), 3);
+}
+
 #[test]
 fn audio_needs_no_key_frame_and_is_not_kept() {
     let mut room = Room::with(MediaKind::Audio);
