@@ -55,6 +55,8 @@ const PROBE_MS = 3_000;
 const RETRY = { firstMs: 300, maxMs: 5_000 };
 /** For opening a socket and for the reply to the join while reconnecting; the network may come back during it. */
 const RETRY_ATTEMPT_MS = 5_000;
+/** A socket that is still not open after this may wait for a retransmission. */
+const STALE_OPENING_MS = 500;
 /** How long the server keeps a participant that is lost. */
 const RECONNECT_TIMEOUT_MS = 30_000;
 /** When a network comes back late, as after sleep, it is given this long. */
@@ -210,7 +212,8 @@ export class Call extends EventTarget {
   #outage = null;
   #giveUpAt = 0;
   /** Ends a wait between two tries. */
-  #hurry = null;
+  #endPause = null;
+  #hurried = false;
   /** Removes the listeners for changes of the network. */
   #watch = null;
 
@@ -527,17 +530,26 @@ export class Call extends EventTarget {
     return this.#phase !== "closed" && this.#options.reconnect !== false && PASSING.has(code);
   }
 
-  /** Waits; whether something happened that makes the next try promising. */
+  /** Waits, unless something happened that makes the next try promising; whether it did. */
   #pause(ms) {
     return new Promise((resolve) => {
-      const done = (hurried) => {
+      const done = () => {
         clearTimeout(timer);
-        this.#hurry = null;
-        resolve(hurried);
+        this.#endPause = null;
+        resolve(this.#hurried);
+        this.#hurried = false;
       };
-      const timer = setTimeout(() => done(false), ms);
-      this.#hurry = () => done(true);
+      const timer = setTimeout(done, this.#hurried ? 0 : ms);
+      this.#endPause = done;
     });
+  }
+
+  /** The network is back, it seems: no waiting, neither for the next try nor for one that was begun without a network. */
+  #hurryUp() {
+    if (this.#phase !== "in" || this.#signaling) return;
+    this.#hurried = true;
+    this.#endPause?.();
+    this.#socket?.giveUpOpening();
   }
 
   /** Listens for all that tells of another network, or of a page that is awake again. */
@@ -561,7 +573,7 @@ export class Call extends EventTarget {
     this.#log("info", "network may have changed", { why });
     if (!this.#signaling) {
       this.#giveUpAt = Math.max(this.#giveUpAt, performance.now() + RECONNECT_GRACE_MS);
-      this.#hurry?.();
+      this.#hurryUp();
       return;
     }
     this.#socket?.probe(PROBE_MS);
@@ -1152,7 +1164,7 @@ export class Call extends EventTarget {
     this.#signaling = false;
     clearTimeout(this.#mediaTimer);
     this.#watch?.();
-    this.#hurry?.();
+    this.#endPause?.();
     const failure = new CallError(errorCode ?? "closed", reason);
     this.#failRequests(failure);
     const socket = this.#socket;
@@ -1679,7 +1691,10 @@ export class Call extends EventTarget {
     if (state === "connected") {
       this.#media = "up";
       this.#restarts = 0;
+      this.#hurryUp();
     } else if (state === "disconnected") {
+      // What cut media off may have cut the socket off as well.
+      this.#socket?.probe(PROBE_MS);
       this.#mediaTimer = setTimeout(() => this.#restartMedia(state), DISCONNECTED_MS);
     } else if (state === "failed") {
       if (this.#media === "none" && this.#restarts === 0) {
@@ -1770,6 +1785,8 @@ class Socket {
   #silence = null;
   #silentAt = Infinity;
   #ended = false;
+  #openingAt = 0;
+  #onEndedEarly = null;
 
   /**
    * @param {string} url
@@ -1801,12 +1818,18 @@ class Socket {
         return;
       }
       this.#socket = socket;
+      this.#openingAt = performance.now();
       const timer = setTimeout(() => {
         reject(new CallError("timeout", "The server did not answer in time"));
         this.close(CloseCode.LEFT);
       }, timeoutMs);
+      this.#onEndedEarly = (error) => {
+        clearTimeout(timer);
+        reject(error);
+      };
       socket.onopen = () => {
         clearTimeout(timer);
+        this.#onEndedEarly = null;
         this.#interval = setInterval(() => this.probe(SILENCE_MS), PING_INTERVAL_MS);
         resolve();
       };
@@ -1815,11 +1838,16 @@ class Socket {
         this.#hooks.onMessage(data);
       };
       socket.onclose = ({ code, reason }) => {
-        clearTimeout(timer);
-        reject(new CallError("socket_refused", "The server refused the WebSocket"));
+        this.#onEndedEarly?.(new CallError("socket_refused", "The server refused the WebSocket"));
         this.#end(code, reason);
       };
     });
+  }
+
+  /** A handshake that began without a network waits long for its next packet; another one is quicker. */
+  giveUpOpening() {
+    if (this.#onEndedEarly === null || performance.now() - this.#openingAt < STALE_OPENING_MS) return;
+    this.close(CloseCode.ABNORMAL, "begun without a network");
   }
 
   send(message) {
@@ -1859,6 +1887,7 @@ class Socket {
   #end(code, reason) {
     if (this.#ended) return;
     this.#ended = true;
+    this.#onEndedEarly?.(new CallError("lost", reason));
     clearInterval(this.#interval);
     clearTimeout(this.#silence);
     const socket = this.#socket;
