@@ -60,7 +60,7 @@ impl Redundancy {
     const KEPT: usize = 8;
 
     /// Chooses the depth by the share of packets that get lost on the way to the client. Deeper at once; back only after
-    /// [`FALL_AFTER`] of better times, since losses come in groups.
+    /// `FALL_AFTER` of better times, since losses come in groups.
     pub fn on_loss(&mut self, now: Instant, loss: f32) {
         let depth = match loss {
             _ if loss >= LOSS_DEEPEST => Redundancy::DEPTH_MAX,

@@ -2,7 +2,7 @@
 //!
 //! Works on what end-to-end encryption leaves clear: the payload descriptors, and the first octets of a VP8 key frame. Every
 //! read is bounds-checked; bytes that make no sense are never a key frame. VP8: RFC 7741 §4.2 and RFC 6386 §9.1. VP9:
-//! [`vp9`]. H.264: [`h264`]. AV1: the AV1 RTP payload specification of AOMedia, §4.4.
+//! [`vp9`]. H.264: `h264`. AV1: the AV1 RTP payload specification of AOMedia, §4.4.
 
 use str0m::format::Codec;
 use str0m::rtp::Vp8Descriptor;
