@@ -14,6 +14,7 @@ mod ice_tcp;
 mod lifecycle;
 mod media;
 mod signaling;
+mod stats;
 mod tls;
 mod tokens;
 mod whip;

@@ -167,6 +167,15 @@ impl MediaClient {
         self.sends.iter().map(|sends| sends.sent).sum()
     }
 
+    /// Of what it sends of that kind: the payload type, and the wire's number of the next packet. For one encoding alone.
+    pub fn next_packet(&self, kind: MediaKind) -> (u8, u16) {
+        let is_audio = kind == MediaKind::Audio;
+        let sends = self.sends.iter().find(|sends| (sends.codec == Codec::Opus) == is_audio).expect("sent");
+        let params = self.rtc.codec_config().find(|params| params.spec().codec == sends.codec).expect("the codec");
+        let pt = sends.by_hand.map_or(params.pt(), |hand| hand.1);
+        (*pt, (FIRST_SEQUENCE + sends.sent) as u16)
+    }
+
     /// One step: what str0m wants to send, what is due, what has arrived.
     fn step(&mut self) {
         loop {
