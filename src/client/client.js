@@ -57,6 +57,8 @@ const RETRY = { firstMs: 300, maxMs: 5_000 };
 const RETRY_ATTEMPT_MS = 5_000;
 /** A socket that is still not open after this may wait for a retransmission. */
 const STALE_OPENING_MS = 500;
+/** Browsers let a page close with a code of its own, or as if all were done. */
+const BACK_SOON = 3001;
 /** How long the server keeps a participant that is lost. */
 const RECONNECT_TIMEOUT_MS = 30_000;
 /** When a network comes back late, as after sleep, it is given this long. */
@@ -400,7 +402,7 @@ export class Call extends EventTarget {
     try {
       return await this.#request("join", data);
     } catch (error) {
-      socket.close(CloseCode.LEFT);
+      socket.close(CloseCode.ABNORMAL);
       throw error;
     } finally {
       clearTimeout(this.#joinTimer);
@@ -1821,7 +1823,7 @@ class Socket {
       this.#openingAt = performance.now();
       const timer = setTimeout(() => {
         reject(new CallError("timeout", "The server did not answer in time"));
-        this.close(CloseCode.LEFT);
+        this.close(CloseCode.ABNORMAL);
       }, timeoutMs);
       this.#onEndedEarly = (error) => {
         clearTimeout(timer);
@@ -1879,7 +1881,10 @@ class Socket {
     this.#silentAt = Infinity;
   }
 
-  /** Ends it from here, without waiting for a network that may be gone. */
+  /**
+   * Ends it from here, without waiting for a network that may be gone. The server takes `LEFT` for a leave, even if it hears
+   * of it much later; anything else for somebody who will be back.
+   */
   close(code, reason = "") {
     this.#end(code, reason);
   }
@@ -1893,7 +1898,7 @@ class Socket {
     const socket = this.#socket;
     if (socket) {
       socket.onmessage = socket.onopen = socket.onclose = null;
-      if (socket.readyState <= WebSocket.OPEN) socket.close(CloseCode.LEFT);
+      if (socket.readyState <= WebSocket.OPEN) socket.close(code === CloseCode.LEFT ? code : BACK_SOON);
     }
     this.#hooks.onClosed(code, reason);
   }

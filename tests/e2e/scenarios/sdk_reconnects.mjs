@@ -120,6 +120,7 @@ await story("the SDK comes back", async () => {
     server.joined = { resumed: true, media: true };
   });
   await back();
+  assert((await page.evaluate(() => server.closedWith)) > 1001, "the close of a silent socket is no leave");
   step("a silent socket is replaced");
 
   // Media alone is lost: ICE restarts, then another connection.
