@@ -102,6 +102,11 @@ const REOPEN = { firstMs: 300, maxMs: 10_000 };
 const RELIABLE = "reliable";
 const LOSSY = "lossy";
 
+/**
+ * The largest picture worth having, in sizes of its element. Layers are a factor of 2 apart and the server sends none above
+ * the limit, so what comes is between three quarters of the element's size and this.
+ */
+const VIEW_MARGIN = 1.5;
 /** Sizes of pictures are asked for in steps, and not more often than this. */
 const VIEW_STEP = 16;
 const VIEW_GAP_MS = 500;
@@ -2096,8 +2101,8 @@ class Publication {
 }
 
 /**
- * A media element that shows a source of a participant, and what it needs of it: its size on the screen in device pixels,
- * or nothing while it cannot be seen.
+ * A media element that shows a source of a participant, and what it needs of it: the size of the picture on the screen in
+ * device pixels, or nothing while it cannot be seen.
  */
 class View {
   element;
@@ -2114,6 +2119,7 @@ class View {
   #sizedAt = -Infinity;
   #observers = [];
   #onVisibility = () => this.#look();
+  #onPicture = () => this.#measure({ width: this.element.clientWidth, height: this.element.clientHeight });
 
   /**
    * @param {HTMLMediaElement} element
@@ -2162,6 +2168,7 @@ class View {
 
   detach() {
     for (const observer of this.#observers.splice(0)) observer.disconnect();
+    this.element.removeEventListener("resize", this.#onPicture);
     document.removeEventListener("visibilitychange", this.#onVisibility);
     clearTimeout(this.#hideTimer);
     clearTimeout(this.#sizeTimer);
@@ -2178,15 +2185,25 @@ class View {
     });
     this.#observers = [sizes, sight];
     for (const observer of this.#observers) observer.observe(this.element);
+    // Also a picture that is turned, or is cut off by the element differently.
+    this.element.addEventListener("resize", this.#onPicture);
     document.addEventListener("visibilitychange", this.#onVisibility);
   }
 
-  /** While somebody drags a window the last size counts, and one in between now and then. */
   #measure({ width, height }) {
-    const ratio = globalThis.devicePixelRatio || 1;
-    const round = (pixels) => Math.ceil((pixels * ratio) / VIEW_STEP) * VIEW_STEP;
     if (width === 0 || height === 0) return;
-    this.#size = { width: round(width), height: round(height) };
+    const { videoWidth, videoHeight } = this.element;
+    const aspect = videoWidth > 0 ? videoWidth / videoHeight : 16 / 9;
+    const covers = ["cover", "fill"].includes(getComputedStyle(this.element).objectFit);
+    const shown = covers ? Math.max(width, height * aspect) : Math.min(width, height * aspect);
+    const pixels = shown * VIEW_MARGIN * (globalThis.devicePixelRatio || 1);
+    const round = (size) => Math.ceil(size / VIEW_STEP) * VIEW_STEP;
+    this.#size = { width: round(pixels), height: round(pixels / aspect) };
+    this.#tellSize();
+  }
+
+  /** While somebody drags a window the last size counts, and one in between now and then. */
+  #tellSize() {
     if (this.#sizeTimer !== null) return;
     const wait = this.#sizedAt + VIEW_GAP_MS - performance.now();
     const tell = () => {

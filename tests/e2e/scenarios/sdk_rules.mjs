@@ -273,22 +273,22 @@ await story("the rules of signaling, as the SDK keeps them", async () => {
   const lastWish = (expect, what) => until(what, async () => JSON.stringify((await wishes()).at(-1)) === JSON.stringify(expect) || { ok: false, wishes: await wishes() });
   assertEqual(await wishes(), [], "wishes before there is somebody to see");
   await page.evaluate(() => server.say({ type: "user-joined", userId: "dan", data: { displayName: "Dan", tracks: [{ trackId: "d1", kind: "video", source: "camera" }, { trackId: "d2", kind: "audio", source: "microphone" }] } }));
-  await lastWish({ trackId: "d1", maxWidth: 336, maxHeight: 192, priority: 0, paused: false }, "the size of the element");
+  await lastWish({ trackId: "d1", maxWidth: 480, maxHeight: 272, priority: 0, paused: false }, "the size of the element");
   const shows = () => page.evaluate(() => [...e2e.state.call.peerConnection.getTransceivers()].find(({ receiver }) => receiver.track === view.element.srcObject?.getTracks()[0])?.mid ?? null);
   await subscribed({ mid: one, userId: "dan", trackId: "d1", kind: "video", source: "camera" });
   assertEqual(await shows(), one, "the slot that the element shows");
   await subscribed({ mid: two, userId: "dan", trackId: "d1", kind: "video", source: "camera" });
   assertEqual(await shows(), two, "the slot that the element shows after a move");
-  await page.evaluate(() => (view.element.style.width = "700px"));
-  await lastWish({ trackId: "d1", maxWidth: 704, maxHeight: 192, priority: 0, paused: false }, "the new size");
+  await page.evaluate(() => (view.element.style.objectFit = "cover") && (view.element.style.width = "700px"));
+  await lastWish({ trackId: "d1", maxWidth: 1056, maxHeight: 592, priority: 0, paused: false }, "the new size");
   await page.evaluate(() => view.update({ priority: 5 }));
-  await lastWish({ trackId: "d1", maxWidth: 704, maxHeight: 192, priority: 5, paused: false }, "the priority");
+  await lastWish({ trackId: "d1", maxWidth: 1056, maxHeight: 592, priority: 5, paused: false }, "the priority");
   await page.evaluate(() => (view.element.style.top = "5000px"));
   await lastWish({ trackId: "d1", paused: true }, "a pause out of sight");
   await page.evaluate(() => (view.element.style.top = "0"));
-  await lastWish({ trackId: "d1", maxWidth: 704, maxHeight: 192, priority: 5, paused: false }, "no pause in sight");
+  await lastWish({ trackId: "d1", maxWidth: 1056, maxHeight: 592, priority: 5, paused: false }, "no pause in sight");
   await page.evaluate(() => e2e.state.call.setSubscription({ trackId: "d1" }, { quality: "low", maxWidth: 100 }));
-  await lastWish({ trackId: "d1", maxWidth: 100, maxHeight: 192, priority: 5, paused: false, quality: "low" }, "the application's own wish");
+  await lastWish({ trackId: "d1", maxWidth: 100, maxHeight: 592, priority: 5, paused: false, quality: "low" }, "the application's own wish");
   await page.evaluate(() => server.say({ type: "layer-changed", data: { mid: "x", trackId: "d1", userId: "dan", layer: null, paused: true, reason: "bandwidth" } }));
   await page.evaluate(() => server.say({ type: "quality", data: { userId: "dan", quality: 2, reason: "packet-loss" } }));
   const dan = await page.evaluate(() => {
