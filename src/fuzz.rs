@@ -30,7 +30,8 @@ use crate::metrics::Metrics;
 use crate::p2p;
 use crate::peer::{self, Change, Peer, PeerConfig, Sink, red};
 use crate::room::{self, Joiner, Kind, LeaveReason, Room, TrackMeta};
-use crate::sfu::{Forward, Incoming, Sfu, SfuConfig, Slot, Target, codec};
+use crate::sfu::{DependencyDescriptor, Event, Layer, LayerInfo, Target};
+use crate::sfu::{Forward, Incoming, Sfu, SfuConfig, Slot, codec, dependency, vp9};
 use crate::shard::demux;
 use crate::shard::{Mail, Output, Shard, ShardConfig};
 use crate::signal::json;
@@ -447,8 +448,19 @@ pub fn rtp_payload(data: &[u8]) {
         if let Ok(inspection) = inspection {
             assert!(!inspection.keyframe_start || !data.is_empty());
             assert_eq!(inspection.vp8.is_some(), codec == Codec::Vp8);
+            assert!(inspection.size.is_none_or(|(width, height)| width > 0 && height > 0));
+            if let Some(vp9) = inspection.vp9 {
+                // Other counters, and nothing else.
+                let patched = vp9.patched(data, Some(5), Some(7));
+                let (read, _) = vp9::Descriptor::parse(&patched).expect("still a descriptor");
+                let tl0_pic_idx = vp9.tl0_pic_idx.map(|(_, at)| (7, at));
+                let picture_id = vp9.picture_id.map(|_| 5);
+                assert_eq!(read, vp9::Descriptor { picture_id, tl0_pic_idx, ..vp9 });
+                assert!(patched.len() == data.len());
+            }
         }
     }
+    dependency_descriptors(data);
     let primary = red::primary(data);
     assert!(primary.is_none_or(|primary| data.ends_with(primary)));
     let renumbered = red::renumber(data, 111, 109);
@@ -459,24 +471,60 @@ pub fn rtp_payload(data: &[u8]) {
     }
 }
 
+/// A dependency descriptor, and another one that is read by the structure of the first.
+fn dependency_descriptors(data: &[u8]) {
+    let (first, second) = data.split_at(data.len() / 2);
+    for bytes in [data, first] {
+        let Ok(descriptor) = dependency::Descriptor::parse(bytes, None) else { continue };
+        let structure = descriptor.structure.expect("nothing can be read without one");
+        assert!((1..=32).contains(&structure.targets().len()) && structure.sizes().len() <= 4);
+        assert!(descriptor.template.indications.present & !structure.all_targets() == 0);
+        for target in 0..structure.targets().len() as u8 {
+            assert!(structure.within(target) & 1 << target != 0, "a decode target is within itself");
+        }
+        if let Ok(next) = dependency::Descriptor::parse(second, Some(&structure)) {
+            let (all, few) = (next.template.indications, next.template.references);
+            assert!(all.discardable & all.switch == 0 && (all.discardable | all.switch) & !all.present == 0);
+            assert!(few.as_slice().iter().all(|distance| (1..=4096).contains(distance)));
+            assert!(next.template.spatial < 4 && next.template.temporal < 8);
+        }
+    }
+    let raw = DependencyDescriptor(data.into());
+    let renumbered = raw.with_frame_number(0x1234);
+    assert_eq!(renumbered.frame_number(), raw.frame_number().map(|_| 0x1234));
+    assert_eq!(renumbered.with_frame_number(raw.frame_number().unwrap_or(0)), raw);
+}
+
 /// Operations on the forwarding of a room, watched where the packets leave: no number goes out twice, video starts and
 /// changes its source at a key frame, time does not go back there, and nobody gets what was not subscribed to or is muted.
 pub fn sfu_switch(data: &[u8]) {
+    /// What a slot was sent.
+    #[derive(Default)]
     struct Seen {
         numbers: HashSet<u64>,
         highest: u64,
-        source: (TrackId, Option<Rid>, u32),
+        source: Option<Origin>,
         time: u32,
     }
+    /// Track, encoding and SSRC.
+    type Origin = (TrackId, Option<Rid>, u32);
+    /// Two spatial layers of two temporal layers each.
+    const STRUCTURE: [u8; 27] = [
+        0xc0, 0x00, 0x01, 0x80, 0x03, 0x19, 0xea, 0xab, 0xc4, 0xc2, 0x80, 0x53, 0x45, 0x38, 0x23, 0x02, 0x22, 0x22,
+        0x30, 0x13, 0xf0, 0x0b, 0x30, 0x27, 0xf0, 0x16, 0x70,
+    ];
     let mut source = Source(data);
     let mut now = start();
-    let mut sfu = Sfu::new(SfuConfig { seed: 1, ..SfuConfig::default() });
+    let mut sfu = Sfu::new(SfuConfig { seed: 1, cache_max: 256, ..SfuConfig::default() });
     let mut seen: HashMap<Slot, Seen> = HashMap::new();
+    let mut paused: HashSet<Slot> = HashSet::new();
     let mut muted: HashSet<TrackId> = HashSet::new();
     let mut published: HashSet<TrackId> = HashSet::new();
     let mut seq = [1000u64; 8];
     let mut out: Vec<Forward> = Vec::new();
-    let mut recent: VecDeque<Arc<[u8]>> = VecDeque::new();
+    let mut layers: Vec<LayerInfo> = Vec::new();
+    // What came, whether a slot may start with it, and from where.
+    let mut recent: VecDeque<(Arc<[u8]>, bool, Origin)> = VecDeque::new();
     let slot = |n: u8| Slot {
         participant: ParticipantKey { slot: u32::from(n & 3), generation: 0 },
         mid: if n & 4 == 0 { "0".into() } else { "1".into() },
@@ -502,12 +550,14 @@ pub fn sfu_switch(data: &[u8]) {
             2 => {
                 let to = track(n >> 3);
                 let is_subscribed = sfu.subscribe(now, slot(n), to, Target::Best, 0, &mut out);
+                paused.remove(&slot(n));
                 assert_eq!(is_subscribed, published.contains(&to));
                 assert_eq!(sfu.subscribed(slot(n)), Some(to).filter(|t| published.contains(t)));
+                assert!(out.is_empty(), "nothing may be sent again");
             }
             3 => {
                 sfu.unsubscribe(slot(n));
-                assert_eq!(sfu.subscribed(slot(n)), None);
+                assert_eq!((sfu.subscribed(slot(n)), sfu.forwarding(slot(n))), (None, None));
             }
             4 => {
                 let participant = slot(n).participant;
@@ -525,6 +575,21 @@ pub fn sfu_switch(data: &[u8]) {
             }
             6 => sfu.handle_keyframe_request(now, slot(n)),
             7 => drop(sfu.loudest(now, usize::from(n & 3))),
+            15 => {
+                let target = match source.byte().unwrap_or(0) {
+                    0..=15 => Target::Best,
+                    16..=31 => Target::Paused,
+                    b => Target::Layer(Layer { encoding: b >> 4 & 3, spatial: b >> 2 & 3, temporal: b & 3 }),
+                };
+                let replay_max = usize::from(n >> 3) * 8;
+                sfu.set_target(now, slot(n), target, replay_max, &mut out);
+                match sfu.subscribed(slot(n)) {
+                    Some(_) if target == Target::Paused => drop(paused.insert(slot(n))),
+                    _ => drop(paused.remove(&slot(n))),
+                }
+                let octets: usize = out.iter().map(|forward| forward.payload.len()).sum();
+                assert!(octets <= replay_max && out.iter().all(|forward| forward.slot == slot(n)));
+            }
             _ => {
                 // The upper bits of `n` choose the encoding, so that a track may have four.
                 let id = track(n);
@@ -542,17 +607,37 @@ pub fn sfu_switch(data: &[u8]) {
                     (true, _) => Codec::Opus,
                     (_, 3) => Codec::H264,
                     (_, 2) => Codec::Vp9,
+                    (_, 1) if encoding == 3 => Codec::Av1,
                     _ => Codec::Vp8,
                 };
-                let length = usize::from(source.byte().unwrap_or(0) & 15);
-                let payload: Arc<[u8]> = source.take(length).into();
-                recent.push_back(payload.clone());
-                if recent.len() > 1024 {
-                    recent.pop_front();
+                let head = source.byte().unwrap_or(0);
+                let payload: Arc<[u8]> = source.take(usize::from(head & 15)).into();
+                let mut ext =
+                    ExtensionValues { audio_level: Some(-(flags as i8 & 0x7f)), ..ExtensionValues::default() };
+                let mut descriptor = match head >> 4 {
+                    15 => STRUCTURE.to_vec(),
+                    // Flags and template, the frame number, and whatever else.
+                    10..=14 => vec![source.byte().unwrap_or(0) & 0xc7, 0, 0],
+                    _ => Vec::new(),
+                };
+                if head >> 4 == 10 {
+                    descriptor.extend(source.take(4));
+                }
+                let mut starts = is_audio || codec::inspect(codec, &payload).is_ok_and(|i| i.keyframe_start);
+                if !descriptor.is_empty() {
+                    descriptor[1..3].copy_from_slice(&(*number as u16).to_be_bytes());
+                    let raw = DependencyDescriptor(descriptor.into());
+                    starts |= dependency::Descriptor::parse(&raw.0, None).is_ok_and(|d| d.structure.is_some());
+                    ext.user_values.set(raw);
                 }
                 let rid = [None, Some("q"), Some("h"), Some("f")][encoding].map(Rid::from);
                 let ssrc = u32::from(n >> 5) + if flags & 0x88 == 0x88 { 100 } else { 0 };
-                let ext = ExtensionValues { audio_level: Some(-(flags as i8 & 0x7f)), ..ExtensionValues::default() };
+                recent.push_back((payload.clone(), starts, (id, rid, ssrc)));
+                if recent.len() > 4096 {
+                    recent.pop_front();
+                }
+                // Some packets are of the picture of the one before.
+                let picture = *number - u64::from(flags >> 5 & 1);
                 let incoming = Incoming {
                     track: id,
                     rid,
@@ -561,7 +646,7 @@ pub fn sfu_switch(data: &[u8]) {
                     inner_pt: 96.into(),
                     seq_no: (*number).into(),
                     ssrc,
-                    time: (*number as u32).wrapping_mul(3000),
+                    time: (picture as u32).wrapping_mul(3000),
                     clock_rate: if is_audio { 48_000 } else { 90_000 },
                     marker: flags & 16 != 0,
                     payload: &payload,
@@ -569,38 +654,51 @@ pub fn sfu_switch(data: &[u8]) {
                     arrival: now,
                 };
                 sfu.handle_rtp(now, incoming, &mut out);
-                for forward in out.drain(..) {
-                    // One that was held for a late key frame came with an earlier packet.
-                    assert!(recent.iter().any(|sent| Arc::ptr_eq(&forward.payload, sent)), "payloads are shared");
-                    assert_eq!(sfu.subscribed(forward.slot), Some(id));
-                    assert!(published.contains(&id) && !muted.contains(&id));
-                    let starts = is_audio || codec::inspect(codec, &forward.payload).is_ok_and(|i| i.keyframe_start);
-                    let source = (id, rid, ssrc);
-                    let Some(last) = seen.get_mut(&forward.slot) else {
-                        assert!(starts, "a slot starts with a key frame");
-                        assert!((1..1 << 15).contains(&*forward.seq_no));
-                        let highest = *forward.seq_no;
-                        let numbers = HashSet::from([highest]);
-                        seen.insert(forward.slot, Seen { numbers, highest, source, time: forward.time });
-                        continue;
-                    };
-                    assert!(last.numbers.insert(*forward.seq_no), "a number goes out once");
-                    if last.source != source {
-                        assert!(starts, "a switch is at a key frame");
-                        assert!(*forward.seq_no > last.highest, "a switch is no step back");
-                        assert!(forward.time.wrapping_sub(last.time).cast_signed() >= 0, "nor is its time");
-                        last.source = source;
-                    }
-                    if *forward.seq_no > last.highest {
-                        assert!(*forward.seq_no - last.highest < 1 << 15, "a receiver can follow");
-                        (last.highest, last.time) = (*forward.seq_no, forward.time);
-                    }
+            }
+        }
+        for forward in out.drain(..) {
+            let id = sfu.subscribed(forward.slot).expect("nobody else is sent anything");
+            assert!(published.contains(&id) && !muted.contains(&id) && !paused.contains(&forward.slot));
+            let last = seen.entry(forward.slot).or_default();
+            // One that was held or kept came with an earlier packet. Only VP9 is copied, to change its counters.
+            let known = recent.iter().rev().find(|(sent, ..)| Arc::ptr_eq(&forward.payload, sent));
+            assert!(known.is_some() || forward.codec == Codec::Vp9, "payloads are shared");
+            let is_first = last.numbers.is_empty();
+            if let Some((_, starts, origin)) = known {
+                assert_eq!(origin.0, id);
+                if last.source.is_some_and(|source| source != *origin) || is_first {
+                    assert!(starts, "a slot starts, and changes its source, at a key frame");
+                    assert!(is_first || *forward.seq_no > last.highest, "a switch is no step back");
+                    assert!(is_first || forward.time.wrapping_sub(last.time).cast_signed() > 0, "nor is its time");
                 }
+                last.source = Some(*origin);
+            } else {
+                assert!(!is_first, "what a slot starts with is as it came");
+                last.source = None;
+            }
+            assert!(!is_first || (1..1 << 15).contains(&*forward.seq_no), "a receiver can follow from the start");
+            assert!(last.numbers.insert(*forward.seq_no), "a number goes out once");
+            if *forward.seq_no > last.highest {
+                assert!(is_first || *forward.seq_no - last.highest < 1 << 15, "a receiver can follow");
+                (last.highest, last.time) = (*forward.seq_no, forward.time);
             }
         }
         sfu.handle_timeout(now);
+        while let Some(event) = sfu.poll_event() {
+            let (Event::LayerChanged { track, .. }
+            | Event::LayersChanged { track }
+            | Event::EncodingWanted { track, .. }) = event;
+            assert!(published.contains(&track) && track.0 != 4, "{event:?}");
+            if let Event::LayerChanged { slot, track, layer: Some(_) } = event {
+                assert!(sfu.subscribed(slot) != Some(track) || !paused.contains(&slot));
+            }
+        }
         while sfu.poll_keyframe_request(now).is_some() {}
         assert!(sfu.poll_timeout().is_none_or(|at| at > now), "all that was due has been polled");
+        layers.clear();
+        sfu.layers(now, track(n), &mut layers);
+        let names: HashSet<Layer> = layers.iter().map(|info| info.layer).collect();
+        assert!(names.len() == layers.len() && names.iter().all(|layer| layer.encoding < 3));
     }
 }
 
