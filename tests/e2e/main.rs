@@ -86,6 +86,11 @@ fn firefox_and_chromium_call_each_other() {
 }
 
 #[test]
+fn published_by_whip_and_watched_by_whep() {
+    Story::new("whip_whep").needs("firefox-esr").needs("pulseaudio").limit(120).run();
+}
+
+#[test]
 fn every_video_codec_is_forwarded() {
     Story::new("codecs").limit(90).run();
 }
