@@ -16,6 +16,13 @@ pub struct Cached {
     pub content: Content,
 }
 
+/// How much of a group is to be sent, or may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    pub octets: usize,
+    pub pictures: usize,
+}
+
 /// A key frame and all that followed, in order.
 #[derive(Debug, Default)]
 pub struct Group {
@@ -70,11 +77,17 @@ impl Group {
         self.packets.iter().filter(move |_| !is_lost)
     }
 
-    /// The octets of what belongs to a point. `None`: there is nothing of use.
-    pub fn bytes_of(&self, now: Instant, point: Point) -> Option<usize> {
-        let of_point = self.packets(now).filter(|p| p.frame.present & point.bit() != 0);
-        let bytes = of_point.map(|p| p.content.payload.len()).sum();
-        (bytes > 0).then_some(bytes)
+    /// How much belongs to a point. `None`: there is nothing of use.
+    pub fn extent(&self, now: Instant, point: Point) -> Option<Extent> {
+        let mut extent = Extent { octets: 0, pictures: 0 };
+        let mut time = None;
+        for packet in self.packets(now).filter(|p| p.frame.present & point.bit() != 0) {
+            extent.octets += packet.content.payload.len();
+            if time.replace(packet.numbers.time) != Some(packet.numbers.time) {
+                extent.pictures += 1;
+            }
+        }
+        (extent.pictures > 0).then_some(extent)
     }
 
     fn is_complete(&self) -> bool {

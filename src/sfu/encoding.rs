@@ -7,7 +7,7 @@ use str0m::media::Rid;
 use str0m::rtp::ExtensionValues;
 use str0m::rtp::vla::VideoLayersAllocation;
 
-use super::cache::Group;
+use super::cache::{Extent, Group};
 use super::codec::{self, Inspection, Malformed};
 use super::demand::{Demand, Presence};
 use super::dependency;
@@ -86,6 +86,10 @@ impl Encoding {
 
     pub fn presence(&self, now: Instant) -> Presence {
         self.demand.presence(now, self.is_alive(now))
+    }
+
+    pub fn codec(&self) -> Codec {
+        self.codec
     }
 
     /// When the last packet came.
@@ -253,12 +257,15 @@ impl Encoding {
     }
 
     /// The point at which the kept group is to be sent: what the limit stands for, or the highest below that is no more than
-    /// `octets_max`. `None`: there is no group, or none of that size.
-    pub fn replay_point(&self, now: Instant, limit: Limit, octets_max: usize) -> Option<Point> {
+    /// `most`. `None`: there is no group, or none so small.
+    pub fn replay_point(&self, now: Instant, limit: Limit, most: Extent) -> Option<Point> {
         let wanted = self.layout.point_at_keyframe(limit);
         let below = self.layout.points_within(limit);
         let mut points = std::iter::once(wanted).chain(below);
-        points.find(|point| self.cache.bytes_of(now, *point).is_some_and(|bytes| bytes <= octets_max))
+        points.find(|point| {
+            let extent = self.cache.extent(now, *point);
+            extent.is_some_and(|extent| extent.octets <= most.octets && extent.pictures <= most.pictures)
+        })
     }
 }
 

@@ -314,6 +314,22 @@ impl Sfu {
         self.settle(id);
     }
 
+    /// Whether the receiver behind a slot negotiated the dependency descriptor; it is taken to have it until this is said.
+    /// Without it the slot is sent none, and of AV1 only the lowest spatial layer.
+    pub fn set_reads_descriptors(&mut self, slot: Slot, reads: bool) {
+        let (now, random) = (self.clock, &mut self.random);
+        match self.slots.entry(slot).or_insert_with(|| Place::Parked(Rewriter::new(random))) {
+            Place::Parked(rewriter) => rewriter.set_reads_descriptors(reads),
+            Place::In(track) => {
+                let track = *track;
+                if let Some(found) = self.tracks.get_mut(&track) {
+                    found.set_reads_descriptors(now, slot, reads);
+                }
+                self.settle(track);
+            }
+        }
+    }
+
     /// Appends what can be chosen of a track: ascending by resolution, then by frame rate.
     pub fn layers(&self, now: Instant, track: TrackId, out: &mut Vec<LayerInfo>) {
         if let Some(track) = self.tracks.get(&track) {

@@ -61,6 +61,8 @@ pub struct Rewriter {
     frame_number: Counter,
     /// How far time is ahead of what the clock says, in ticks: replays have to fit in. Taken back at changes of the source.
     lead: u32,
+    /// The receiver has the dependency descriptor.
+    reads_descriptors: bool,
 }
 
 /// How the present source's numbers become ours.
@@ -91,7 +93,16 @@ impl Rewriter {
             key_idx: Counter::default(),
             frame_number: Counter::default(),
             lead: 0,
+            reads_descriptors: true,
         }
+    }
+
+    pub fn reads_descriptors(&self) -> bool {
+        self.reads_descriptors
+    }
+
+    pub fn set_reads_descriptors(&mut self, reads: bool) {
+        self.reads_descriptors = reads;
     }
 
     /// Whether something was ever sent.

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::cache::{Cached, Group};
+use str0m::format::Codec;
+use str0m::rtp::UserExtensionValues;
+
+use super::cache::{Cached, Extent, Group};
 use super::encoding::Encoding;
 use super::frame::{Frame, Point};
 use super::held::Content;
@@ -75,14 +78,19 @@ impl Subscription {
         self.rewriter.detach();
     }
 
-    /// Takes a new goal over; `layout` is the one of the source's encoding.
-    pub fn set_goal(&mut self, now: Instant, goal: Option<Goal>, layout: Option<&Layout>) {
+    /// Takes a new goal over; `encoding` is the goal's.
+    pub fn set_goal(&mut self, now: Instant, goal: Option<Goal>, encoding: Option<&Encoding>) {
         self.goal = goal;
-        if let (Some(source), Some(goal), Some(layout)) = (&mut self.source, goal, layout)
-            && source.key.encoding == goal.encoding
-        {
-            source.selection.set_limit(now, goal.limit, layout);
+        let (Some(goal), Some(encoding)) = (goal, encoding) else { return };
+        let limit = self.readable(goal.limit, encoding.codec());
+        if let Some(source) = self.source.as_mut().filter(|source| source.key.encoding == goal.encoding) {
+            source.selection.set_limit(now, limit, &encoding.layout);
         }
+    }
+
+    /// Whether the slot's receiver reads the dependency descriptor. It is not sent to one that does not.
+    pub fn set_reads_descriptors(&mut self, reads: bool) {
+        self.rewriter.set_reads_descriptors(reads);
     }
 
     /// A key frame of the encoding would be used.
@@ -122,9 +130,22 @@ impl Subscription {
     }
 
     fn select(&self, key: SourceKey, first: Packet<'_>, point: Option<Point>, layout: &Layout) -> Selection {
-        let goal = self.goal.filter(|goal| goal.encoding == key.encoding);
-        let limit = goal.map_or(Limit::NONE, |goal| goal.limit);
+        let limit = self.limit(key, first.content.codec);
         Selection::start(first.numbers.seq, first.numbers.time, first.frame, limit, point, layout)
+    }
+
+    /// How much of an encoding the slot is to get.
+    fn limit(&self, key: SourceKey, codec: Codec) -> Limit {
+        let goal = self.goal.filter(|goal| goal.encoding == key.encoding);
+        self.readable(goal.map_or(Limit::NONE, |goal| goal.limit), codec)
+    }
+
+    /// Without the descriptor libwebrtc takes the frames of several AV1 layers for one, and can decode none of them.
+    fn readable(&self, limit: Limit, codec: Codec) -> Limit {
+        match codec {
+            Codec::Av1 if !self.rewriter.reads_descriptors() => Limit { spatial: 0, ..limit },
+            _ => limit,
+        }
     }
 
     /// Starts with a kept group, the target's or as much of it as `replay_max` octets allow. `false`: there is none.
@@ -137,8 +158,10 @@ impl Subscription {
         counters: &mut Counters,
         out: &mut Vec<Forward>,
     ) -> bool {
-        let limit = self.goal.filter(|g| g.encoding == key.encoding).map_or(Limit::NONE, |goal| goal.limit);
-        let Some(point) = encoding.replay_point(now, limit, replay_max) else { return false };
+        let limit = self.limit(key, encoding.codec());
+        let pictures = if self.source.is_some() { SWITCH_PICTURES_MAX } else { usize::MAX };
+        let most = Extent { octets: replay_max, pictures };
+        let Some(point) = encoding.replay_point(now, limit, most) else { return false };
         let Some(pictures) = Pictures::of(&encoding.cache, now, point) else { return false };
         let (first, newest) = (pictures.first, pictures.newest);
 
@@ -215,7 +238,9 @@ impl Subscription {
             _ => Arc::clone(&content.payload),
         };
         let mut ext = content.ext.clone();
-        if let Some(number) = rewritten.frame_number
+        if !self.rewriter.reads_descriptors() {
+            ext.user_values = UserExtensionValues::default();
+        } else if let Some(number) = rewritten.frame_number
             && let Some(descriptor) = content.ext.user_values.get::<DependencyDescriptor>()
         {
             ext.user_values.set(descriptor.with_frame_number(number));
@@ -267,3 +292,7 @@ impl<'a> Pictures<'a> {
         Duration::from_millis(back as u64)
     }
 }
+
+/// Pictures in a replay to a slot that is sent something already. libwebrtc calls every gap a freeze that is longer than the
+/// mean of the last 30 pictures by 150 ms, and those of a replay come with none.
+const SWITCH_PICTURES_MAX: usize = 16;

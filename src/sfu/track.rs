@@ -86,6 +86,16 @@ impl Track {
         self.select(now);
     }
 
+    /// Whether the slot's receiver reads the dependency descriptor.
+    pub fn set_reads_descriptors(&mut self, now: Option<Instant>, slot: Slot, reads: bool) {
+        if let Some(subscription) = self.subscriptions.iter_mut().find(|s| s.slot == slot) {
+            subscription.set_reads_descriptors(reads);
+        }
+        if let Some(now) = now {
+            self.select(now);
+        }
+    }
+
     /// Sends a slot that waits what is kept of its goal, or of the nearest encoding below.
     pub fn replay(
         &mut self,
@@ -450,8 +460,7 @@ impl Track {
         for subscription in &mut self.subscriptions {
             let current = subscription.source().map(|s| s.encoding);
             let goal = choose::goal(&self.encodings, subscription.target, current, now);
-            let layout = goal.and_then(|goal| self.encodings.get(goal.encoding)).map(|e| &e.layout);
-            subscription.set_goal(now, goal, layout);
+            subscription.set_goal(now, goal, goal.and_then(|goal| self.encodings.get(goal.encoding)));
         }
         self.update_wishes(now);
     }
