@@ -4,20 +4,23 @@
 //! nothing of connections, SDP or sockets; a subscriber is a [`Slot`].
 //!
 //! ```text
-//! Incoming ─► track: encoding (number taken once, padding out, bitrate) ─► codec: does a key frame start here?
-//!                                         │
-//!              each subscription: same source? else may it start or switch here? ─► rewrite ─► Forward
-//!                                         │
-//!              waits for a key frame ─► keyframe (throttle) ─► KeyframeRequest
+//! Incoming ─► encoding: number taken once, padding out ─► frame: where it ends, which points it belongs to
+//!                                         │                  └─► layout: layers, sizes, rates    cache: since the key frame
+//!    each subscription: its source? else may it start here? ─► select: is it for this slot? ─► rewrite ─► Forward
+//!
+//! Target ─► choose: which encoding, how much of it ─► waits for a key frame ─► keyframe (throttle) ─► KeyframeRequest
+//!                                                 └─► demand: does anybody watch it? ─► Event
 //! ```
 //!
 //! Invariants, for every slot: an outgoing sequence number never carries two payloads; video starts and changes its source
-//! only at the start of a key frame; time does not go back at a change.
+//! only at the start of a key frame; time does not go back at a change; nothing is sent that needs what was withheld.
 //!
 //! A switch does not wait for the former source's frame to end: publishers interleave the packets of their encodings, so that
 //! would seldom happen. A frame that was cut has no marker and is discarded by the receiver, at the key frame it is given then.
 //!
-//! VP9, H.264 and AV1 payloads are never changed; their receivers start anew at a key frame whatever its picture id.
+//! H.264 and AV1 payloads are never changed, and VP8's only where they are serialised. A slot whose source has changed gets
+//! copies of VP9 payloads, with picture ids and TL0PICIDX that go on: libwebrtc takes a scalability structure that it has for
+//! a TL0PICIDX before the one that comes with it, so that after a random jump it may go by another source's.
 //!
 //! See RFC 8853 (simulcast), RFC 7741 §4.2 (VP8 counters), RFC 6464 (audio level).
 
@@ -212,7 +215,7 @@ pub struct Sfu {
     check_at: Option<Instant>,
     /// The latest `now`, for the commands that bring none.
     clock: Option<Instant>,
-    /// Bounded by what can change between two polls: each slot and track is in it at most a few times.
+    /// Bounded by what one input can change, since it is polled after each: a few for every slot, encoding and track.
     events: VecDeque<Event>,
     counters: Counters,
 }

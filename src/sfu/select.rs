@@ -215,6 +215,7 @@ impl Selection {
         let head_is_withheld = frame.starts || !is_taken;
         let something_in_between = last.frame.ends && frame.starts;
         match (last.frame.number, frame.number) {
+            // libwebrtc numbers the frames of all encodings of a simulcast in one row, so that hardly any follows the one before.
             (Number::Frame(before), Number::Frame(after)) => match after.wrapping_sub(before) {
                 0 => withheld(!is_taken),
                 1 => withheld(tail_is_withheld && head_is_withheld && !something_in_between),
