@@ -107,7 +107,7 @@ export interface CallOptions {
  * The server forwards and never decodes, but it has to read where a picture begins. So a transform leaves the codec's
  * header clear: VP8 the first 10 bytes of a key frame and the first 3 of others; H.264 parameter sets whole, of other NAL
  * units the start code and the first 4 bytes, making no new start codes; Opus the first byte. VP9 needs nothing, its
- * header is no part of the frame. AV1 frames must stay parsable: OBU headers clear and sizes right.
+ * header is no part of the frame; AV1 all OBU headers with their sizes, and whole the sequence header.
  *
  * An m-line is used again for other participants, so `info` is live: ask it at each frame, or hand a worker the news of
  * `track-subscribed` by `mid`. With `e2ee` audio is sent without redundancy, which the server would have to take apart.

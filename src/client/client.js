@@ -98,6 +98,7 @@ const BUFFERED_MAX = { reliable: 256 * 1024, lossy: 64 * 1024 };
 /** What may wait here; more is refused, so that a sender that does not wait cannot fill the memory. */
 const WAITING_MAX = 1024 * 1024;
 const REOPEN = { firstMs: 300, maxMs: 10_000 };
+const DEPENDENCY_DESCRIPTOR = "https://aomediacodec.github.io/av1-rtp-spec/#dependency-descriptor-rtp-header-extension";
 /** Labels, which are the server's too. */
 const RELIABLE = "reliable";
 const LOSSY = "lossy";
@@ -1493,8 +1494,25 @@ export class Call extends EventTarget {
   #addSlot(kind) {
     const transceiver = this.#peer.pc.addTransceiver(kind, { direction: "recvonly" });
     this.#setCodecs(transceiver, callCodecs(RTCRtpReceiver, kind));
+    if (kind === "video") this.#askForDependencies(transceiver);
     this.#decrypt(transceiver);
     this.#slotCount[kind] += 1;
+  }
+
+  /**
+   * Chromium decodes AV1 with layers left out only by the dependency descriptor, which it does not ask for by itself where
+   * it only receives.
+   */
+  #askForDependencies(transceiver) {
+    try {
+      const extensions = transceiver.getHeaderExtensionsToNegotiate?.();
+      const descriptor = extensions?.find(({ uri }) => uri === DEPENDENCY_DESCRIPTOR);
+      if (descriptor?.direction !== "stopped") return;
+      descriptor.direction = "sendrecv";
+      transceiver.setHeaderExtensionsToNegotiate(extensions);
+    } catch (error) {
+      this.#log("info", "dependency descriptor not asked for", { error: String(error) });
+    }
   }
 
   // Sending

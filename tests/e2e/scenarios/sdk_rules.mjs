@@ -24,6 +24,8 @@ await story("the rules of signaling, as the SDK keeps them", async () => {
   const mline = (kind) => offer.data.sdp.sdp.split("\r\n").filter((line) => line.startsWith(`m=${kind}`)).length;
   assertEqual([mline("audio"), mline("video")], [3, 10], "m-lines of the first offer: 3 and 9 slots, one camera");
   assertEqual(offer.data.tracks.map(({ mid, source }) => ({ mid, source })), [{ mid: "12", source: "camera" }], "named tracks");
+  const described = offer.data.sdp.sdp.split(/(?=^m=)/m).filter((part) => part.startsWith("m=video") && part.includes("#dependency-descriptor"));
+  assertEqual(described.length, 10, "video m-lines with the dependency descriptor");
   await page.evaluate(async () => {
     const other = new RTCPeerConnection();
     other.addTransceiver("video");
