@@ -9,7 +9,7 @@ use str0m::rtp::{Extension, ExtensionMap, ExtensionSerializer, ExtensionValues};
 
 use crate::sfu::DependencyDescriptor;
 
-const DEPENDENCY_DESCRIPTOR: &str =
+pub(super) const DEPENDENCY_DESCRIPTOR: &str =
     "https://aomediacodec.github.io/av1-rtp-spec/#dependency-descriptor-rtp-header-extension";
 
 /// The extensions that this server offers and understands, by the numbers that Chromium uses. Other ones would collide with

@@ -133,6 +133,8 @@ pub struct Line {
     pub sends: bool,
     /// Rejected or stopped: never to be used again.
     pub stopped: bool,
+    /// The client understands the dependency descriptor on it.
+    pub has_descriptor: bool,
 }
 
 /// A change that the server wants to negotiate.
@@ -452,6 +454,7 @@ impl Peer {
                 None => self.has_channels = true,
             }
         }
+        self.note_descriptors(&summary.lines);
         self.after_negotiation(now, sink);
         Ok(sdp::finish(&answer, &self.config))
     }
@@ -523,6 +526,7 @@ impl Peer {
         for (mid, kind) in added {
             self.note_line(mid, kind);
         }
+        self.note_descriptors(&summary.lines);
         self.after_negotiation(now, sink);
         Ok(())
     }
@@ -663,7 +667,15 @@ impl Peer {
 
     fn note_line(&mut self, mid: Mid, kind: MediaKind) {
         if !self.lines.iter().any(|l| l.mid == mid) {
-            self.lines.push(Line { mid, kind, receives: false, sends: false, stopped: false });
+            self.lines.push(Line { mid, kind, receives: false, sends: false, stopped: false, has_descriptor: false });
+        }
+    }
+
+    fn note_descriptors(&mut self, described: &[sdp::SummaryLine]) {
+        for line in &mut self.lines {
+            if let Some(theirs) = described.iter().find(|l| l.mid == line.mid) {
+                line.has_descriptor = theirs.has_descriptor;
+            }
         }
     }
 

@@ -8,6 +8,7 @@ use sdp_types::Session;
 use str0m::media::{MediaKind, Mid};
 
 use super::PeerConfig;
+use super::extensions::DEPENDENCY_DESCRIPTOR;
 
 /// Bounds for a description (interface.md §9).
 #[derive(Debug, Clone, Copy)]
@@ -74,6 +75,8 @@ pub struct SummaryLine {
     pub mid: Mid,
     pub mid_text: String,
     pub kind: Option<MediaKind>,
+    /// The dependency descriptor may stand in packets of this line.
+    pub has_descriptor: bool,
 }
 
 /// Checks a description from outside; what passes may be given to str0m.
@@ -125,7 +128,12 @@ pub fn check(text: &str, limits: &Limits) -> Result<Summary, SdpError> {
             return Err(SdpError::Mid);
         }
         fingerprint = fingerprint.or_else(|| attribute(&media.attributes, "fingerprint"));
-        lines.push(SummaryLine { mid: mid_text.as_str().into(), mid_text, kind });
+        let has_descriptor = media
+            .attributes
+            .iter()
+            .filter(|a| a.attribute == "extmap")
+            .any(|a| a.value.as_deref().is_some_and(|value| value.contains(DEPENDENCY_DESCRIPTOR)));
+        lines.push(SummaryLine { mid: mid_text.as_str().into(), mid_text, kind, has_descriptor });
     }
     if fingerprint.is_none() {
         return Err(SdpError::NoFingerprint);
@@ -152,7 +160,9 @@ pub fn mids(text: &str) -> Vec<String> {
 }
 
 /// The last edit of an own description: bitrate caps on every line on which the client may send, in both notations that
-/// browsers read (RFC 8866 `AS` in kbit/s, RFC 3890 `TIAS` in bit/s). They follow the connection data (`c=`). Line by
+/// browsers read (RFC 8866 `AS` in kbit/s, RFC 3890 `TIAS` in bit/s). Chromium holds all that it sends to the cap of a video
+/// line, so that has room for every encoding and for the voice; what one encoding may take a client is told by `encoding`. They
+/// follow the connection data (`c=`). Line by
 /// line, since parsing and writing it again costs more than everything else that is done with it.
 pub fn finish(text: &str, config: &PeerConfig) -> String {
     let mut out = String::with_capacity(text.len() + 256);
@@ -161,7 +171,12 @@ pub fn finish(text: &str, config: &PeerConfig) -> String {
         out.push_str(line);
         let cap = match line {
             _ if line.starts_with("m=audio ") => config.audio_bitrate,
-            _ if line.starts_with("m=video ") => config.video_max_bitrate,
+            _ if line.starts_with("m=video ") => {
+                let is_simulcast =
+                    sections.clone().take_while(|l| !l.starts_with("m=")).any(|l| l.starts_with("a=simulcast:"));
+                let video = if is_simulcast { config.video_max_bitrate / 5 * 7 } else { config.video_max_bitrate };
+                video.saturating_add(config.audio_bitrate)
+            }
             _ => continue,
         };
         if let Some(connection) = sections.next_if(|l| l.starts_with("c=")) {
@@ -297,5 +312,34 @@ mod tests {
         let finished = finish(&text, &config);
         assert_eq!(finished.matches("b=AS:96\r\n").count(), 1);
         assert_eq!(finished.matches("b=TIAS:96000\r\n").count(), 1);
+    }
+
+    #[test]
+    fn video_has_room_for_its_encodings_and_the_voice() {
+        let config = PeerConfig {
+            candidates: vec![],
+            tcp_candidates: Vec::new(),
+            video_codecs: vec![],
+            audio_bitrate: 100_000,
+            video_max_bitrate: 1_000_000,
+            retransmission_share: 0.25,
+            limits: Limits::default(),
+            channels: 16,
+            channel_message: 64 * 1024,
+            channel_buffer: 1024 * 1024,
+        };
+        let video = line("0", "96").replace("m=audio", "m=video");
+        let simulcast = format!("{}a=simulcast:recv l;m;h\r\n", line("1", "96").replace("m=audio", "m=video"));
+        let finished = finish(&format!("{HEAD}{video}{simulcast}"), &config);
+        assert_eq!(finished.matches("b=TIAS:1100000\r\n").count(), 1);
+        assert_eq!(finished.matches("b=TIAS:1500000\r\n").count(), 1);
+    }
+
+    #[test]
+    fn lines_with_the_dependency_descriptor_are_known() {
+        let text = format!("{HEAD}{}a=extmap:12 {DEPENDENCY_DESCRIPTOR}\r\n{}", line("0", "96"), line("1", "96"));
+        let summary = check(&text, &Limits::default()).expect("acceptable");
+        let has: Vec<bool> = summary.lines.iter().map(|l| l.has_descriptor).collect();
+        assert_eq!(has, [true, false]);
     }
 }

@@ -78,7 +78,8 @@ fn caps_stand_where_the_client_sends_and_red_comes_first() {
     let (offer, _) = client_offer(&mut client(now));
     let answer = Peer::new(now, config(&[VideoCodec::Vp8])).handle_offer(now, &offer, &mut sink).unwrap();
     assert_eq!(answer.matches("b=TIAS:64000\r\n").count(), 1, "{answer}");
-    assert_eq!(answer.matches("b=TIAS:1200000\r\n").count(), 1, "{answer}");
+    // Chromium holds all that it sends to this one, so the voice has room in it.
+    assert_eq!(answer.matches("b=TIAS:1264000\r\n").count(), 1, "{answer}");
     let changes = [Change::Add(MediaKind::Audio, Direction::RecvOnly)];
     let mut peer = Peer::new(now, config(&[VideoCodec::Vp8]));
     let offer = peer.create_offer(now, 2, &changes, false, &mut sink).unwrap().unwrap();

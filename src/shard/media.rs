@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use str0m::media::{Direction, MediaKind, Mid};
 use str0m::net::Protocol;
@@ -78,9 +78,34 @@ impl Shard {
             return;
         };
         let Some(peer) = &mut participant.peer else { return };
+        let was_silent =
+            now.saturating_duration_since(std::mem::replace(&mut participant.packet_at, now)) >= RETURN_AFTER;
         peer.handle_packet(now, protocol, source, local, data, &mut self.sink);
         self.touch(key);
         self.absorb(now, key);
+        if was_silent {
+            self.on_return(now, key);
+        }
+    }
+
+    /// Somebody is back after a silence in which what was sent to it may have been lost as well. Its pictures begin anew at
+    /// once: browsers go on asking for what is gone for seconds before they ask for a key frame.
+    fn on_return(&mut self, now: Instant, key: ParticipantKey) {
+        let Some(participant) = self.participant(key).filter(|p| p.peer.as_ref().is_some_and(Peer::is_connected))
+        else {
+            return;
+        };
+        let index = participant.room;
+        let slots: Vec<Slot> = participant
+            .carried
+            .iter()
+            .filter(|c| c.kind == MediaKind::Video)
+            .map(|c| Slot { participant: key, mid: c.mid })
+            .collect();
+        for slot in slots {
+            self.rooms[index].sfu.handle_keyframe_request(now, slot);
+        }
+        self.serve_sfu(now, index);
     }
 
     /// Takes what a peer has put into the sink to where it belongs.
@@ -168,8 +193,11 @@ impl Shard {
                 }
                 let Some(participant) = self.participants.get(key.slot as usize) else { return };
                 let state = &mut self.rooms[participant.room];
+                let lines = participant.peer.as_ref().map(Peer::lines).unwrap_or_default();
                 for carried in &participant.carried {
                     let slot = Slot { participant: key, mid: carried.mid };
+                    let has_descriptor = lines.iter().any(|l| l.mid == carried.mid && l.has_descriptor);
+                    state.sfu.set_reads_descriptors(slot, has_descriptor);
                     state.sfu.subscribe(now, slot, carried.track, Target::Paused, 0, &mut self.forwards);
                 }
                 self.allocate(now, key);
@@ -477,6 +505,7 @@ impl Shard {
                     // then its slots are subscribed when it is.
                     if peer.is_connected() {
                         let slot = Slot { participant: key, mid: line.mid };
+                        state.sfu.set_reads_descriptors(slot, line.has_descriptor);
                         state.sfu.subscribe(now, slot, track, Target::Paused, 0, &mut self.forwards);
                     }
                     participant.carried.push(Carried::new(line.mid, kind, track));
@@ -632,6 +661,8 @@ impl Participant {
     }
 }
 
+/// Receivers report at least once a second; a client that takes nothing sends a check every few, and needs no key frame.
+const RETURN_AFTER: Duration = Duration::from_secs(2);
 /// Larger ones are no media of ours: the largest that str0m writes is smaller, and what it cannot hold panics it.
 const MAX_DATAGRAM: usize = 1500;
 /// Of two negotiations: the current one and the one before an ICE restart.

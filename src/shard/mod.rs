@@ -187,6 +187,8 @@ struct Participant {
     candidates: usize,
     restart_wanted: bool,
     presence: Presence,
+    /// When a packet of its came last.
+    packet_at: Instant,
     meter: Meter,
     assess_at: Instant,
     /// What a client shows to go on after its socket was lost. `None`: it has no use for one.
@@ -298,6 +300,7 @@ impl Participant {
             candidates: 0,
             restart_wanted: false,
             presence: Presence::default(),
+            packet_at: now,
             meter: Meter::default(),
             assess_at: now,
             resume_token: None,

@@ -321,6 +321,7 @@ impl Shard {
                 display_name: p.display_name.as_deref(),
                 role: p.role.name(),
                 metadata: p.metadata.clone().and_then(RawValue::new),
+                connection: self.participant(other).is_some_and(|p| p.presence.is_told()).then_some("lost"),
                 muted: MuteState { audio: p.is_muted(Kind::Audio), video: p.is_muted(Kind::Video) },
                 tracks: state
                     .room
@@ -677,6 +678,7 @@ impl Shard {
                     display_name: p.display_name.as_deref(),
                     role: p.role.name(),
                     metadata: p.metadata.clone().and_then(RawValue::new),
+                    connection: None,
                     muted: MuteState { audio: p.is_muted(Kind::Audio), video: p.is_muted(Kind::Video) },
                     tracks: Vec::new(),
                 };

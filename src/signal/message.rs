@@ -750,6 +750,9 @@ pub struct ParticipantInfo<'a> {
     pub display_name: Option<&'a str>,
     pub role: &'static str,
     pub metadata: Option<RawValue>,
+    /// `"lost"`; left out while all is well.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connection: Option<&'static str>,
     pub muted: MuteState,
     pub tracks: Vec<TrackInfo<'a>>,
 }
@@ -1357,6 +1360,7 @@ mod tests {
                 display_name: Some("Ann"),
                 role: "participant",
                 metadata: RawValue::new(r#"{"a":[1,2.5]}"#),
+                connection: None,
                 muted: MuteState { audio: true, video: false },
                 tracks: vec![track_info()],
             }],
