@@ -7,6 +7,9 @@
 #![allow(clippy::collapsible_match)]
 
 mod client;
+mod decoder;
+mod encoder;
+mod figures;
 mod net;
 mod payload;
 mod whip;
@@ -16,7 +19,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::Duration;
 
 use client::{Plan, SLOTS, TRACKS};
+use encoder::{SMALL, Video};
 use net::{FAIR, Weather};
+use payload::Source;
 use serde_json::json;
 use webrtc_engine::auth::Role;
 use world::{MS, SECOND, World};
@@ -77,11 +82,12 @@ fn delivered(world: &World, to: usize, from: usize, video: bool, until_ms: Durat
 
 /// As [`delivered`], of the frames from the number `since` on.
 fn delivered_since(world: &World, to: usize, from: usize, video: bool, since: u32, until_ms: Duration) -> f64 {
-    let Some(heard) = world.clients[to].heard.get(&(from as u32, video)) else { return 0.0 };
+    let source = if video { Source::Camera } else { Source::Microphone };
+    let Some(heard) = world.clients[to].heard.get(&(from as u32, source)) else { return 0.0 };
     let plan = &world.clients[from].plan;
-    let every = if video { plan.frame_every } else { plan.audio_every };
+    let every = if video { plan.camera.every } else { plan.audio_every };
     let first = since.max(*heard.frames.keys().next().unwrap_or(&0));
-    let sent = world.clients[from].frames_sent.get(&video).copied().unwrap_or(0);
+    let sent = world.clients[from].frames_sent.get(&source).copied().unwrap_or(0);
     let last = sent.saturating_sub((until_ms.as_millis() / every.as_millis()) as u32);
     let whole = heard.frames.range(first..last).filter(|(_, frame)| frame.is_complete()).count();
     whole as f64 / f64::from(last.saturating_sub(first).max(1))
@@ -120,7 +126,7 @@ fn two_people_in_tracks_mode() {
 #[test]
 fn five_people_in_either_mode() {
     simulate("five_people_in_either_mode", 1, |world| {
-        let slow = Plan { frame_every: 66 * MS, packets_per_frame: 2, audio_slots: 4, ..SLOTS };
+        let slow = Plan { camera: Video { every: 66 * MS, ..SMALL }, audio_slots: 4, ..SLOTS };
         let tracks = Plan { mode: TRACKS.mode, ..slow.clone() };
         for plans in [[&slow; 5], [&tracks; 5], [&slow, &tracks, &slow, &tracks, &slow]] {
             let people = room_of(world, &plans);
@@ -189,7 +195,7 @@ fn reorder_duplicates_jitter_and_delay() {
             world.set_weather_all(weather);
             // What it makes of such a change the estimator knows after some seconds; until then video may pause.
             world.run(10 * SECOND);
-            let since: Vec<u32> = people.iter().map(|p| world.clients[*p].frames_sent[&true]).collect();
+            let since: Vec<u32> = people.iter().map(|p| world.clients[*p].frames_sent[&Source::Camera]).collect();
             world.run(12 * SECOND);
             for (to, from) in [(0, 1), (1, 0)] {
                 let video = delivered_since(world, people[to], people[from], true, since[from], 2 * SECOND);
@@ -298,7 +304,7 @@ fn a_storm_of_key_frame_requests() {
             }
             world.run(100 * MS);
         }
-        let asked = world.clients[people[0]].keyframe_requests.clone();
+        let asked: Vec<Duration> = world.clients[people[0]].keyframe_requests.iter().map(|k| k.at).collect();
         world.check(asked.len() >= 8, || format!("the publisher was asked {} times only", asked.len()));
         for pair in asked.windows(2) {
             let gap = pair[1] - pair[0];
@@ -339,7 +345,7 @@ fn a_connection_that_never_comes_up_is_dropped() {
         world.check(tracks == 2, || "the connection was given up too early".into());
         world.expect("the connection is dropped", 4 * SECOND, |w| w.clients[bob].tracks.is_empty());
         world.with(ann, |c, _| c.say("chat", json!({"text": "still here"})));
-        world.expect("the session stays", SECOND, |w| w.clients[bob].texts.iter().any(|t| t["type"] == "chat"));
+        world.expect("the session stays", SECOND, |w| w.clients[bob].texts_of("chat").next().is_some());
         // And it may try again.
         world.set_weather(ann, FAIR);
         world.with(ann, |c, now| c.reconnect(now));
@@ -351,7 +357,7 @@ fn a_connection_that_never_comes_up_is_dropped() {
 #[test]
 fn the_rollover_counter_of_a_slot() {
     simulate("the_rollover_counter_of_a_slot", 1, |world| {
-        let fast = Plan { video: false, audio_every: MS, octets: 40, ..SLOTS };
+        let fast = Plan { video: false, audio_every: MS, audio_octets: 40, ..SLOTS };
         let mute = Plan { audio: false, video: false, audio_slots: 1, video_slots: 0, ..SLOTS };
         let publisher = world.join("pub", "r", &fast);
         let subscriber = world.join("sub", "r", &mute);
@@ -552,7 +558,7 @@ fn churn_on_two_shards() {
 
 fn churn_for(world: &mut World, shards: usize, time: Duration) {
     let weather = Weather { loss: 0.02, jitter: 10 * MS, reorder: 0.02, duplicate: 0.02, ..FAIR };
-    let slots = Plan { frame_every: 100 * MS, audio_every: 60 * MS, packets_per_frame: 2, ..SLOTS };
+    let slots = Plan { camera: Video { every: 100 * MS, ..SMALL }, audio_every: 60 * MS, ..SLOTS };
     let tracks = Plan { mode: TRACKS.mode, echo_ids: false, ..slots.clone() };
     let host = Plan { role: Role::Host, ..slots.clone() };
     let until = world.now + time;

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use webrtc_engine::auth::{Claims, RoomScope, Signer, Verifier};
+use webrtc_engine::auth::{Claims, Role, RoomScope, Signer, Verifier};
 use webrtc_engine::base::{ConnKey, RoomId, UserId, WorkerId};
 use webrtc_engine::config::{AuthConfig, Config, Secret, VideoCodec};
 use webrtc_engine::metrics::Metrics;
@@ -18,7 +18,7 @@ use webrtc_engine::signal;
 use webrtc_engine::signal::session::{Phase, Session};
 
 use crate::client::{Client, Plan, Seen};
-use crate::net::{FAIR, Link, Weather};
+use crate::net::{Counts, FAIR, Link, Weather};
 
 pub const MS: Duration = Duration::from_millis(1);
 pub const SECOND: Duration = Duration::from_secs(1);
@@ -26,6 +26,8 @@ pub const SECOND: Duration = Duration::from_secs(1);
 const GONE_AFTER: Duration = Duration::from_secs(30);
 /// Rounds in which shards may ask to be called again within one millisecond.
 const TURNS_MAX: u32 = 40;
+/// Until TCP finds out that a line passes again.
+const TCP_RETRY: Duration = Duration::from_millis(200);
 
 pub struct World {
     pub random: fastrand::Rng,
@@ -43,6 +45,8 @@ pub struct World {
     /// Signaling on its way: with none of it, what clients believe must be true.
     talk: usize,
     rooms: Vec<String>,
+    /// Where a client connects to.
+    home: Vec<usize>,
     /// Who owns a public address, for ever.
     owners: HashMap<SocketAddr, usize>,
     strangers: HashSet<SocketAddr>,
@@ -56,6 +60,10 @@ pub struct World {
     pub mail_delay: Duration,
     pub signal_delay: Duration,
     pub counters: Counters,
+    /// Nothing was ever lost, on no line.
+    fair: bool,
+    /// A line on which nothing passes holds signaling up as well.
+    pub dark_holds_talk: bool,
     step: Duration,
     last_up: Option<Vec<u8>>,
 }
@@ -64,6 +72,8 @@ pub struct World {
 pub struct Counters {
     pub datagrams_up: u64,
     pub datagrams_down: u64,
+    /// Feedback about arrival times (draft-holmer-rmcat-transport-wide-cc-extensions-01) from clients.
+    pub twcc_up: u64,
     pub ticks: u64,
     pub moves: u64,
 }
@@ -97,17 +107,54 @@ struct End {
     held: Vec<String>,
     moving: bool,
     gone: bool,
+    /// Texts that wait for the line to pass again: up and down.
+    stuck: Vec<(bool, String)>,
 }
 
 enum Item {
-    Up { shard: usize, source: SocketAddr, data: Vec<u8> },
-    Down { client: usize, source: SocketAddr, to: SocketAddr, data: Vec<u8> },
-    TextUp { client: usize, text: String },
-    TextDown { client: usize, text: String },
-    CloseDown { client: usize, code: u16 },
-    CloseUp { client: usize },
-    Mail { to: usize, mail: Mail },
-    Arrival { to: usize, client: usize, session: Box<Session>, room: RoomId },
+    Up {
+        shard: usize,
+        source: SocketAddr,
+        data: Vec<u8>,
+    },
+    Down {
+        client: usize,
+        source: SocketAddr,
+        to: SocketAddr,
+        data: Vec<u8>,
+    },
+    TextUp {
+        client: usize,
+        text: String,
+    },
+    TextDown {
+        client: usize,
+        text: String,
+    },
+    CloseDown {
+        client: usize,
+        conn: (usize, ConnKey),
+        code: u16,
+    },
+    CloseUp {
+        client: usize,
+    },
+    /// A connection that its client has given up.
+    ConnUp {
+        client: usize,
+        shard: usize,
+        conn: ConnKey,
+    },
+    Mail {
+        to: usize,
+        mail: Mail,
+    },
+    Arrival {
+        to: usize,
+        client: usize,
+        session: Box<Session>,
+        room: RoomId,
+    },
 }
 
 /// In the heap by time and serial number only.
@@ -192,6 +239,7 @@ impl World {
             serial: 0,
             talk: 0,
             rooms: Vec::new(),
+            home: Vec::new(),
             owners: HashMap::new(),
             strangers: HashSet::new(),
             muted: BTreeMap::new(),
@@ -202,6 +250,8 @@ impl World {
             mail_delay: MS,
             signal_delay: 15 * MS,
             counters: Counters::default(),
+            fair: true,
+            dark_holds_talk: false,
             step: MS,
             last_up: None,
         }
@@ -229,21 +279,13 @@ impl World {
         });
         let index = self.clients.len();
         let mut client = Client::new(self.base, index as u32, user, room, number as u32, plan.clone());
-        let claims = Claims {
-            user: UserId::new(user).expect("a user id"),
-            name: None,
-            role: plan.role,
-            rooms: RoomScope::Any,
-            permissions: None,
-            ttl: Duration::from_secs(7200),
-        };
-        let token = self.signer.mint(&claims, self.wall);
-        let grants = self.verifier.verify(&token, self.wall).expect("just minted");
-        let session = Session::new(self.at(), grants, &self.limits);
+        let session = self.session(user, plan.role);
         let public = SocketAddr::from(([203, 0, (index >> 8) as u8, index as u8], 10000));
         self.owners.insert(public, index);
         client.lossless = weather.is_lossless();
+        client.disorder = weather.disorder();
         self.clients.push(client);
+        self.home.push(shard);
         self.ends.push(End {
             conn: None,
             joined: false,
@@ -255,15 +297,64 @@ impl World {
             held: Vec::new(),
             moving: false,
             gone: false,
+            stuck: Vec::new(),
         });
+        self.fair &= weather.is_lossless();
         let conn = self.allot(shard, index);
         self.nodes[shard].shard.handle_open(conn, session);
         index
     }
 
+    fn session(&self, user: &str, role: Role) -> Session {
+        let claims = Claims {
+            user: UserId::new(user).expect("a user id"),
+            name: None,
+            role,
+            rooms: RoomScope::Any,
+            permissions: None,
+            ttl: Duration::from_secs(7200),
+        };
+        let token = self.signer.mint(&claims, self.wall);
+        let grants = self.verifier.verify(&token, self.wall).expect("just minted");
+        Session::new(self.at(), grants, &self.limits)
+    }
+
     pub fn set_weather(&mut self, client: usize, weather: Weather) {
+        self.set_up(client, weather);
+        self.set_down(client, weather);
+    }
+
+    /// The way from the client to the server.
+    pub fn set_up(&mut self, client: usize, weather: Weather) {
         self.ends[client].up.weather = weather;
+        self.note_weather(client, weather);
+    }
+
+    /// The way from the server to the client.
+    pub fn set_down(&mut self, client: usize, weather: Weather) {
         self.ends[client].down.weather = weather;
+        self.note_weather(client, weather);
+    }
+
+    /// What passed one direction so far: up, down.
+    pub fn counts(&self, client: usize) -> (Counts, Counts) {
+        (self.ends[client].up.counts, self.ends[client].down.counts)
+    }
+
+    fn is_dark(&self, client: usize) -> bool {
+        self.ends[client].up.weather.dark || self.ends[client].down.weather.dark
+    }
+
+    fn note_weather(&mut self, client: usize, weather: Weather) {
+        if !self.is_dark(client) {
+            // TCP tries again, and finds that it passes.
+            for (up, text) in std::mem::take(&mut self.ends[client].stuck) {
+                let at = self.now + self.signal_delay + TCP_RETRY;
+                self.push(at, if up { Item::TextUp { client, text } } else { Item::TextDown { client, text } });
+            }
+        }
+        self.clients[client].disorder = self.ends[client].down.weather.disorder();
+        self.fair &= weather.is_lossless();
         self.clients[client].lossless &= weather.is_lossless();
         let way = weather.delay + weather.jitter + 100 * MS;
         self.clients[client].patience = self.clients[client].patience.max(way * 4 + SECOND);
@@ -283,9 +374,36 @@ impl World {
         self.owners.insert(end.public, client);
         // What is under way to the old address is lost.
         self.clients[client].lossless = false;
+        self.fair = false;
     }
 
-    /// The client's socket is gone without a word.
+    /// The client loses its socket; its media goes on. `closed`: the server is told, as when the client's machine resets it.
+    pub fn lose_socket(&mut self, client: usize, closed: bool) {
+        if self.clients[client].closed.is_some() || !self.clients[client].online {
+            return;
+        }
+        self.clients[client].go_offline();
+        self.ends[client].held.clear();
+        if let Some((shard, conn)) = self.ends[client].conn.take()
+            && closed
+        {
+            self.talk += 1;
+            self.push(self.now + self.signal_delay, Item::ConnUp { client, shard, conn });
+        }
+    }
+
+    /// A client without a socket has another one, and joins with what it remembers.
+    pub fn resume(&mut self, client: usize) {
+        let shard = self.home[client];
+        let (user, role) = (self.clients[client].user.clone(), self.clients[client].plan.role);
+        let session = self.session(&user, role);
+        let conn = self.allot(shard, client);
+        self.nodes[shard].shard.handle_open(conn, session);
+        self.clients[client].come_back();
+        self.collect(client);
+    }
+
+    /// The client's socket is gone without a word, and the client with it.
     pub fn vanish(&mut self, client: usize) {
         if self.clients[client].closed.is_none() {
             self.clients[client].handle_closed(0);
@@ -331,6 +449,12 @@ impl World {
             self.report();
         }
         self.now - from
+    }
+
+    /// One row of the table of figures (`cargo test --test sim figure -- --show-output`).
+    pub fn figure(&self, what: &str, values: &[(&str, String)]) {
+        let values: Vec<String> = values.iter().map(|(name, value)| format!("{name} {value}")).collect();
+        println!("| {what} | {} |", values.join(" | "));
     }
 
     pub fn check(&mut self, holds: bool, what: impl FnOnce() -> String) {
@@ -547,6 +671,7 @@ impl World {
         let at = self.at();
         match item {
             Item::Up { shard, source, data } => {
+                self.counters.twcc_up += u64::from(data.starts_with(&[0x8f, 205]));
                 let node = &mut self.nodes[shard];
                 node.shard.handle_datagram(at, node.address, source, &data);
                 self.counters.datagrams_up += 1;
@@ -565,13 +690,29 @@ impl World {
             }
             Item::TextDown { client, text } => {
                 self.talk -= 1;
-                if self.clients[client].closed.is_none() {
+                if self.clients[client].closed.is_none() && self.clients[client].online {
                     self.clients[client].handle_text(self.now, &text);
                     self.collect(client);
                 }
             }
-            Item::CloseDown { client, code } => {
+            Item::ConnUp { client, shard, conn } => {
                 self.talk -= 1;
+                // Unless it came back sooner than this did.
+                if self.ends[client].conn.is_none() && std::mem::take(&mut self.ends[client].joined) {
+                    self.ends[client].lost = (!self.draining).then_some(self.now);
+                }
+                self.nodes[shard].shard.handle_closed(at, conn);
+                self.release(shard, conn);
+                self.take_outputs(shard);
+            }
+            Item::CloseDown { client, conn, code } => {
+                self.talk -= 1;
+                if self.ends[client].conn != Some(conn) {
+                    let (shard, conn) = conn;
+                    self.nodes[shard].shard.handle_closed(at, conn);
+                    self.release(shard, conn);
+                    return;
+                }
                 self.clients[client].handle_closed(u64::from(code));
                 self.talk += 1;
                 self.push(self.now + self.signal_delay, Item::CloseUp { client });
@@ -653,16 +794,27 @@ impl World {
             match output {
                 Output::Send { conn, text } => {
                     let Some(client) = self.client_of(index, conn) else { continue };
+                    if self.ends[client].conn != Some((index, conn)) {
+                        // A socket that its client has lost.
+                        continue;
+                    }
                     self.note_truth(client, text.as_str());
                     self.talk += 1;
-                    let item = Item::TextDown { client, text: text.as_str().to_owned() };
-                    self.push(self.now + self.signal_delay, item);
+                    let text = text.as_str().to_owned();
+                    if self.dark_holds_talk && self.is_dark(client) {
+                        self.ends[client].stuck.push((false, text));
+                    } else {
+                        self.push(self.now + self.signal_delay, Item::TextDown { client, text });
+                    }
                 }
                 Output::Close { conn, code, .. } => {
                     let Some(client) = self.client_of(index, conn) else { continue };
-                    self.ends[client].joined = false;
+                    if self.ends[client].conn == Some((index, conn)) {
+                        self.ends[client].joined = false;
+                    }
                     self.talk += 1;
-                    self.push(self.now + self.signal_delay, Item::CloseDown { client, code });
+                    let conn = (index, conn);
+                    self.push(self.now + self.signal_delay, Item::CloseDown { client, conn, code });
                 }
                 Output::Move { conn, room, to } => {
                     self.counters.moves += 1;
@@ -768,7 +920,11 @@ impl World {
     fn collect(&mut self, client: usize) {
         while let Some(text) = self.clients[client].outbox.pop_front() {
             self.talk += 1;
-            self.push(self.now + self.signal_delay, Item::TextUp { client, text });
+            if self.dark_holds_talk && self.is_dark(client) {
+                self.ends[client].stuck.push((true, text));
+            } else {
+                self.push(self.now + self.signal_delay, Item::TextUp { client, text });
+            }
         }
         while let Some((destination, data)) = self.clients[client].transmits.pop_front() {
             let Some(shard) = self.nodes.iter().position(|n| n.address == destination) else { continue };
@@ -793,7 +949,7 @@ impl World {
             self.violations.push(format!("{} hears itself: {seen:?}", me.user));
         }
         let sent = Duration::from_millis(u64::from(seen.tag.sent_ms));
-        let spans = self.muted.get(&(seen.tag.client, seen.tag.video)).map(Vec::as_slice).unwrap_or_default();
+        let spans = self.muted.get(&(seen.tag.client, seen.tag.is_video())).map(Vec::as_slice).unwrap_or_default();
         if spans.iter().any(|(from, until)| sent > *from && until.checked_sub(2 * SECOND).is_some_and(|u| sent < u)) {
             self.violations.push(format!("{} hears what is muted: {seen:?}", me.user));
         }
@@ -805,9 +961,9 @@ impl World {
 
     fn judge(&mut self) {
         let names: Vec<String> = self.clients.iter().map(|c| c.user.clone()).collect();
-        let now = self.now;
+        let (now, fair) = (self.now, self.fair);
         for client in &mut self.clients {
-            client.judge_names(now, |index| names[index as usize].clone());
+            client.judge_names(now, fair, |index| names[index as usize].clone());
             if !client.violations.is_empty() {
                 let user = client.user.clone();
                 self.violations.extend(client.violations.drain(..).map(|v| format!("{user}: {v}")));
@@ -818,18 +974,18 @@ impl World {
         if !self.ends.iter().filter_map(|e| e.lost.as_ref()).all(is_settled) {
             return;
         }
-        let is_here = |end: &End| end.joined || end.lost.is_some_and(|since| now < since + GONE_AFTER);
-        let joined = self.ends.iter().filter(|e| is_here(e)).count();
         // Between an output and its delivery the two may differ; with nothing under way they may not.
         if self.talk > 0 {
             return;
         }
+        let is_here = |end: &End| end.joined || end.lost.is_some_and(|since| now < since + GONE_AFTER);
+        let joined = self.ends.iter().filter(|e| is_here(e)).count();
         let present = self.participants();
         if present != joined {
             self.violations.push(format!("{present} participants, but {joined} sessions were told that they joined"));
         }
         for (index, client) in self.clients.iter().enumerate() {
-            if !self.ends[index].joined {
+            if !self.ends[index].joined || !client.online {
                 continue;
             }
             let others: BTreeSet<String> = self

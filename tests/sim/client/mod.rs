@@ -1,5 +1,10 @@
 //! A simulated browser: str0m with full ICE and another crypto library than the server's, our signaling, synthetic media,
 //! and a critical eye on what arrives.
+//!
+//! Here: the session and the negotiation. [`send`] is what it publishes, [`receive`] what it gets.
+
+mod receive;
+mod send;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
@@ -7,15 +12,22 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use str0m::bwe::BweKind;
 use str0m::change::{SdpAnswer, SdpOffer, SdpPendingOffer};
+use str0m::channel::{ChannelConfig, ChannelId, Reliability};
 use str0m::config::CryptoProvider;
-use str0m::format::Codec;
-use str0m::media::{Direction, KeyframeRequestKind, MediaKind, Mid};
+use str0m::media::{Direction, MediaKind, Mid};
 use str0m::net::{Protocol, Receive};
-use str0m::rtp::{ExtensionValues, RtpPacket, RtpWrite};
 use str0m::{Candidate, Event, IceConnectionState, Input, Output, Rtc, RtcConfig};
 
-use crate::payload::{self, Tag};
+use crate::encoder::{self, Video};
+use crate::payload::Source;
+
+use receive::{Assigned, Heard, Line};
+use send::Sender;
+
+pub use receive::Seen;
+pub use send::{Asked, Voice};
 
 /// How a client wants to receive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,12 +42,19 @@ pub struct Plan {
     pub mode: Mode,
     pub audio: bool,
     pub video: bool,
+    pub share: bool,
+    pub camera: Video,
+    pub screen: Video,
     pub audio_slots: usize,
     pub video_slots: usize,
     pub audio_every: Duration,
-    pub frame_every: Duration,
-    pub packets_per_frame: u8,
-    pub octets: usize,
+    pub audio_octets: usize,
+    /// Sends and takes redundant audio (RFC 2198).
+    pub red: bool,
+    /// Opens data channels.
+    pub data: bool,
+    /// Measures its own line and sends what that can carry.
+    pub bwe: bool,
     pub auto_subscribe: bool,
     pub role: webrtc_engine::auth::Role,
     /// Joins and offers nothing by itself.
@@ -48,72 +67,43 @@ pub const SLOTS: Plan = Plan {
     mode: Mode::Slots,
     audio: true,
     video: true,
+    share: false,
+    camera: encoder::PLAIN,
+    screen: encoder::SCREEN,
     audio_slots: 3,
     video_slots: 4,
     audio_every: Duration::from_millis(20),
-    frame_every: Duration::from_millis(33),
-    packets_per_frame: 3,
-    octets: 300,
+    audio_octets: 80,
+    red: false,
+    data: false,
+    bwe: false,
     auto_subscribe: true,
     role: webrtc_engine::auth::Role::Participant,
     media: true,
     echo_ids: true,
 };
 pub const TRACKS: Plan = Plan { mode: Mode::Tracks, ..SLOTS };
+/// As our SDK has it: simulcast and redundant audio.
+pub const BROWSER: Plan = Plan { camera: encoder::SIMULCAST, red: true, ..SLOTS };
 
-/// A packet that arrived.
-#[derive(Debug, Clone)]
-pub struct Seen {
-    pub at: Duration,
-    pub mid: Mid,
-    pub seq: u64,
-    pub time: u32,
-    pub picture_id: Option<u16>,
-    pub tag: Tag,
-}
+/// Encodings by rid, and whether somebody watches them.
+pub type Wanted = Vec<(Option<String>, bool)>;
 
-/// What came from one track of one client.
-#[derive(Debug, Default)]
-pub struct Heard {
-    pub packets: u64,
-    /// Packets per frame, and the time each frame was complete.
-    pub frames: BTreeMap<u32, FrameSeen>,
-    pub first_at: Duration,
-    pub last_at: Duration,
-}
-
-#[derive(Debug, Default)]
-pub struct FrameSeen {
-    got: BTreeSet<u8>,
-    count: u8,
-}
-
-impl FrameSeen {
-    pub fn is_complete(&self) -> bool {
-        self.got.len() == usize::from(self.count)
-    }
-}
-
-struct Sender {
-    mid: Mid,
-    video: bool,
-    sending: bool,
-    next: Duration,
-    seq: u64,
-    time: u32,
-    frame: u32,
-    picture_id: u16,
-    tl0: u8,
-    key_wanted: bool,
-}
-
-/// An m-line as receiver: what the server said that it carries, and the packets that came lately.
+/// The first packets of an SSRC. str0m refuses what is older than the first one that it gets; browsers do not, so these
+/// are sorted before str0m sees them.
 #[derive(Default)]
-struct Line {
-    assigned: Vec<(Duration, Option<String>)>,
-    recent: BTreeMap<u64, Seen>,
-    /// The lowest number of the first half second; `None` again once it was judged.
-    first: Option<Seen>,
+struct Early {
+    until: Option<Duration>,
+    packets: Vec<(u16, SocketAddr, Vec<u8>)>,
+}
+
+/// A message of a data channel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DataMessage {
+    pub at: Duration,
+    pub label: String,
+    pub binary: bool,
+    pub data: Vec<u8>,
 }
 
 pub struct Client {
@@ -124,20 +114,29 @@ pub struct Client {
     pub plan: Plan,
     pub private: SocketAddr,
     pub joined: bool,
+    /// It has a socket; without one, media goes on for as long as the server lets it.
+    pub online: bool,
     pub closed: Option<u64>,
+    pub resume_token: Option<String>,
+    /// How often it joined, and how often that continued an earlier session.
+    pub joins: u32,
+    pub resumes: u32,
     pub roster: BTreeSet<String>,
-    pub tracks: BTreeMap<String, String>,
+    /// By id: whose, and what it shows.
+    pub tracks: BTreeMap<String, (String, Option<Source>)>,
     /// Who is said to be muted, video or not. A moderator's mute outlives the session it was for.
     pub muted: BTreeSet<(String, bool)>,
     /// Texts to the server, datagrams to the server.
     pub outbox: VecDeque<String>,
     pub transmits: VecDeque<(SocketAddr, Vec<u8>)>,
-    pub texts: Vec<Value>,
+    pub texts: Vec<(Duration, Value)>,
     pub errors: Vec<String>,
-    pub heard: BTreeMap<(u32, bool), Heard>,
+    pub heard: BTreeMap<(u32, Source), Heard>,
     pub arrived: Vec<Seen>,
     pub violations: Vec<String>,
-    pub keyframe_requests: Vec<Duration>,
+    pub keyframe_requests: Vec<Asked>,
+    /// What `layers-wanted` said.
+    pub encodings_wanted: Vec<(Duration, Source, Wanted)>,
     pub connections: u32,
     /// Offers of the server that crossed one of this client's.
     pub glares: u32,
@@ -145,21 +144,37 @@ pub struct Client {
     pub patience: Duration,
     /// Nothing that was sent to this client was ever lost.
     pub lossless: bool,
+    pub voice: Voice,
+    pub estimate: Option<u64>,
+    pub messages: Vec<DataMessage>,
+    channels: BTreeMap<String, ChannelId>,
     base: Instant,
     crypto: Arc<CryptoProvider>,
     rtc: Option<Rtc>,
     wakes: Duration,
     pub connected: bool,
-    disconnected_since: Option<Duration>,
+    pub disconnected_since: Option<Duration>,
     pending: Option<(SdpPendingOffer, String)>,
     offers: u64,
     renegotiate_at: Option<Duration>,
+    restart_wanted: bool,
+    /// The m-lines of this connection, as far as both have agreed.
+    agreed: Vec<String>,
     senders: Vec<Sender>,
     lines: BTreeMap<Mid, Line>,
     unexplained: Vec<Seen>,
     server: Vec<SocketAddr>,
     max_stun_rto: Option<Duration>,
-    pub frames_sent: BTreeMap<bool, u32>,
+    check_at: Duration,
+    /// How far packets overtake each other on the way here.
+    pub disorder: Duration,
+    early: BTreeMap<u32, Early>,
+    /// Pictures or packets of audio that were sent.
+    pub frames_sent: BTreeMap<Source, u32>,
+    /// Frames per encoding, of which a new connection goes on counting.
+    frames_of: BTreeMap<(Source, usize), u32>,
+    /// When each packet of audio was sent.
+    sent: BTreeMap<Source, Vec<(u32, Duration)>>,
 }
 
 impl Client {
@@ -172,7 +187,11 @@ impl Client {
             plan,
             private: SocketAddr::from(([10, 0, (index >> 8) as u8, index as u8], 5000)),
             joined: false,
+            online: true,
             closed: None,
+            resume_token: None,
+            joins: 0,
+            resumes: 0,
             roster: BTreeSet::new(),
             tracks: BTreeMap::new(),
             muted: BTreeSet::new(),
@@ -184,11 +203,16 @@ impl Client {
             arrived: Vec::new(),
             violations: Vec::new(),
             keyframe_requests: Vec::new(),
+            encodings_wanted: Vec::new(),
             connections: 0,
             glares: 0,
             // Of this the pacer may take most: what was queued before the estimate fell leaves at the lower rate.
             patience: Duration::from_secs(6),
             lossless: true,
+            voice: Voice::Speech(-30),
+            estimate: None,
+            messages: Vec::new(),
+            channels: BTreeMap::new(),
             base,
             crypto: Arc::new(str0m_aws_lc_rs::default_provider()),
             rtc: None,
@@ -198,12 +222,19 @@ impl Client {
             pending: None,
             offers: 0,
             renegotiate_at: None,
+            restart_wanted: false,
+            agreed: Vec::new(),
             senders: Vec::new(),
             lines: BTreeMap::new(),
             unexplained: Vec::new(),
             server: Vec::new(),
             max_stun_rto: None,
+            check_at: Duration::MAX,
+            disorder: Duration::ZERO,
+            early: BTreeMap::new(),
             frames_sent: BTreeMap::new(),
+            frames_of: BTreeMap::new(),
+            sent: BTreeMap::new(),
         }
     }
 
@@ -214,17 +245,39 @@ impl Client {
 
     pub fn join(&mut self) {
         let receive = if self.plan.mode == Mode::Slots { "slots" } else { "tracks" };
-        let data = json!({"receive": receive, "autoSubscribe": self.plan.auto_subscribe});
+        let mut data = json!({"receive": receive, "autoSubscribe": self.plan.auto_subscribe});
+        if let Some(token) = &self.resume_token {
+            data["resumeToken"] = json!(token);
+        }
         self.say("join", data);
     }
 
     pub fn say(&mut self, kind: &str, data: Value) {
-        self.outbox.push_back(json!({"type": kind, "roomId": self.room, "data": data}).to_string());
+        self.send_text(json!({"type": kind, "roomId": self.room, "data": data}).to_string());
     }
 
     pub fn say_to(&mut self, kind: &str, user: &str, data: Value) {
-        let text = json!({"type": kind, "roomId": self.room, "targetUserId": user, "data": data});
-        self.outbox.push_back(text.to_string());
+        self.send_text(json!({"type": kind, "roomId": self.room, "targetUserId": user, "data": data}).to_string());
+    }
+
+    /// Without a socket it goes nowhere.
+    fn send_text(&mut self, text: String) {
+        if self.online {
+            self.outbox.push_back(text);
+        }
+    }
+
+    /// The socket is gone. Media goes on.
+    pub fn go_offline(&mut self) {
+        self.online = false;
+        self.joined = false;
+        self.outbox.clear();
+    }
+
+    /// There is another socket: joins again, and says who it was.
+    pub fn come_back(&mut self) {
+        self.online = true;
+        self.join();
     }
 
     /// When [`Client::handle_timeout`] is due.
@@ -234,7 +287,9 @@ impl Client {
         }
         let media = self.senders.iter().filter(|s| s.sending && self.connected).map(|s| s.next).min();
         let again = self.renegotiate_at.filter(|_| self.joined && self.pending.is_none());
-        [Some(self.wakes).filter(|_| self.rtc.is_some()), media, again]
+        let early = self.early.values().filter_map(|e| e.until).min();
+        let check = Some(early.map_or(self.check_at, |at| at.min(self.check_at))).filter(|_| self.rtc.is_some());
+        [Some(self.wakes).filter(|_| self.rtc.is_some()), media, again, check]
             .into_iter()
             .flatten()
             .min()
@@ -252,6 +307,11 @@ impl Client {
         if self.connected {
             self.send_media(now);
         }
+        self.release_early(now);
+        if self.check_at <= now {
+            self.check_at = now + CHECK;
+            self.check_decoders(now);
+        }
         self.pump(now);
         if let Some(since) = self.disconnected_since
             && now > since + Duration::from_secs(2)
@@ -262,6 +322,35 @@ impl Client {
     }
 
     pub fn handle_datagram(&mut self, now: Duration, source: SocketAddr, data: &[u8]) {
+        if let [128..=191, second, a, b, _, _, _, _, s0, s1, s2, s3, ..] = *data
+            && !(192..=223).contains(&second)
+            && self.rtc.is_some()
+        {
+            let disorder = self.disorder;
+            let first = || Early { until: (!disorder.is_zero()).then(|| now + disorder), packets: Vec::new() };
+            let early = self.early.entry(u32::from_be_bytes([s0, s1, s2, s3])).or_insert_with(first);
+            if early.until.is_some() {
+                early.packets.push((u16::from_be_bytes([a, b]), source, data.to_vec()));
+                return;
+            }
+        }
+        self.feed(now, source, data);
+    }
+
+    fn release_early(&mut self, now: Duration) {
+        let mut ready: Vec<(u16, SocketAddr, Vec<u8>)> = Vec::new();
+        for early in self.early.values_mut().filter(|e| e.until.is_some_and(|at| at <= now)) {
+            early.until = None;
+            let first = early.packets.first().map_or(0, |p| p.0);
+            early.packets.sort_by_key(|p| p.0.wrapping_sub(first) as i16);
+            ready.append(&mut early.packets);
+        }
+        for (_, source, data) in ready {
+            self.feed(now, source, &data);
+        }
+    }
+
+    fn feed(&mut self, now: Duration, source: SocketAddr, data: &[u8]) {
         let at = self.base + now;
         let Some(rtc) = &mut self.rtc else { return };
         let Ok(receive) = Receive::new(Protocol::Udp, source, self.private, data) else { return };
@@ -281,16 +370,13 @@ impl Client {
         let user = message["userId"].as_str().unwrap_or("").to_owned();
         match message["type"].as_str().unwrap_or("") {
             "joined" => {
-                self.joined = true;
+                self.on_joined(now, data);
                 for p in data["participants"].as_array().expect("joined lists participants") {
                     let user = p["userId"].as_str().unwrap().to_owned();
                     for track in p["tracks"].as_array().unwrap() {
                         self.learn_track(user.clone(), track);
                     }
                     self.roster.insert(user);
-                }
-                if self.plan.media && (self.plan.mode == Mode::Slots || self.plan.audio || self.plan.video) {
-                    self.renegotiate_at = Some(now);
                 }
             }
             "user-joined" => {
@@ -319,8 +405,19 @@ impl Client {
             }
             "track-subscribed" => {
                 let mid: Mid = data["mid"].as_str().expect("track-subscribed names a mid").into();
-                let whom = data["userId"].as_str().map(str::to_owned);
-                self.lines.entry(mid).or_default().assigned.push((now, whom));
+                let user = data["userId"].as_str().map(str::to_owned);
+                let source = data["source"].as_str().and_then(Source::named);
+                self.assign(now, mid, Assigned { user, source });
+            }
+            "layer-changed" => {
+                let mid: Mid = data["mid"].as_str().expect("layer-changed names a mid").into();
+                self.pause(now, mid, data["paused"] == true);
+            }
+            "layers-wanted" => {
+                let list = data["encodings"].as_array().map(Vec::as_slice).unwrap_or_default();
+                let one = |e: &Value| (e["rid"].as_str().map(str::to_owned), e["active"] == true);
+                let encodings: Wanted = list.iter().map(one).collect();
+                self.want_layers(now, data["mid"].as_str().unwrap_or(""), &encodings);
             }
             "offer" => self.take_offer(now, &message),
             "answer" => self.take_answer(now, &message),
@@ -336,9 +433,30 @@ impl Client {
             _ => {}
         }
         if !matches!(message["type"].as_str(), Some("ice-candidate" | "offer" | "answer")) {
-            self.texts.push(message);
+            self.texts.push((now, message));
         }
         self.pump(now);
+    }
+
+    fn on_joined(&mut self, now: Duration, data: &Value) {
+        self.joined = true;
+        self.joins += 1;
+        self.resume_token = data["resumeToken"].as_str().map(str::to_owned);
+        self.roster.clear();
+        self.tracks.clear();
+        self.muted.clear();
+        let resumed = data["resumed"] == true;
+        self.resumes += u32::from(resumed);
+        if self.joins > 1 {
+            // What was under negotiation when the socket was lost is not known to both.
+            self.pending = None;
+            if !resumed || data["media"] != true {
+                self.forget_connection();
+            }
+        }
+        if self.plan.media && (self.plan.mode == Mode::Slots || self.plan.audio || self.plan.video) {
+            self.renegotiate_at = Some(now);
+        }
     }
 
     fn learn_track(&mut self, user: String, track: &Value) {
@@ -348,7 +466,8 @@ impl Client {
         } else {
             self.muted.remove(&key);
         }
-        self.tracks.insert(track["trackId"].to_string(), user);
+        let source = track["source"].as_str().and_then(Source::named);
+        self.tracks.insert(track["trackId"].to_string(), (user, source));
     }
 
     // ---- what scenarios ask for ----
@@ -363,6 +482,32 @@ impl Client {
         self.renegotiate_at = Some(now);
     }
 
+    /// Starts or stops sharing the screen.
+    pub fn share(&mut self, now: Duration, on: bool) {
+        self.plan.share = on;
+        self.renegotiate_at = Some(now);
+    }
+
+    /// Offers with new ICE credentials.
+    pub fn restart_ice(&mut self, now: Duration) {
+        self.restart_wanted = true;
+        self.renegotiate_at = Some(now);
+    }
+
+    /// Messages of a type, with the time they came.
+    pub fn texts_of(&self, kind: &str) -> impl Iterator<Item = (Duration, &Value)> {
+        self.texts.iter().filter(move |(_, t)| t["type"] == kind).map(|(at, t)| (*at, t))
+    }
+
+    /// Writes to a data channel; false when it is not open, or full.
+    pub fn send_data(&mut self, now: Duration, label: &str, binary: bool, data: &[u8]) -> bool {
+        let Some(id) = self.channels.get(label).copied() else { return false };
+        let Some(mut channel) = self.rtc.as_mut().and_then(|rtc| rtc.channel(id)) else { return false };
+        let taken = channel.write(binary, data).unwrap_or(false);
+        self.pump(now);
+        taken
+    }
+
     /// Throws the PeerConnection away and makes a new one in the same session.
     ///
     /// A client that only answers has no way to say so, and keeps what it has.
@@ -375,14 +520,8 @@ impl Client {
 
     pub fn request_keyframes(&mut self, now: Duration) {
         let mids: Vec<Mid> = self.lines.keys().copied().collect();
-        if let Some(rtc) = &mut self.rtc {
-            for mid in mids {
-                if rtc.media(mid).is_some_and(|m| m.kind() == MediaKind::Video)
-                    && let Some(stream) = rtc.direct_api().stream_rx_by_mid(mid, None)
-                {
-                    stream.request_keyframe(KeyframeRequestKind::Pli);
-                }
-            }
+        for mid in mids {
+            self.pli(mid);
         }
         self.pump(now);
     }
@@ -390,7 +529,7 @@ impl Client {
     /// An answer to an offer that nobody made.
     pub fn stale_answer(&mut self) {
         let text = json!({"type": "answer", "roomId": self.room, "id": "4711", "data": {"sdp": "v=0"}});
-        self.outbox.push_back(text.to_string());
+        self.send_text(text.to_string());
     }
 
     /// Negotiated, and media goes out.
@@ -398,7 +537,7 @@ impl Client {
         self.connected
             && self.pending.is_none()
             && self.renegotiate_at.is_none()
-            && self.senders.iter().any(|s| s.video == video && s.sending)
+            && self.senders.iter().any(|s| s.source == camera_or_microphone(video) && s.sending)
     }
 
     /// For a person who wonders why a scenario failed.
@@ -415,7 +554,7 @@ impl Client {
             .iter()
             .map(|s| {
                 let direction = self.rtc.as_ref().and_then(|r| r.media(s.mid)).map(|m| m.direction());
-                format!("{} video {} sending {} next {:?} {direction:?}", s.mid, s.video, s.sending, s.next)
+                format!("{} {:?} sending {} next {:?} {direction:?}", s.mid, s.source, s.sending, s.next)
             })
             .collect();
         format!(
@@ -433,11 +572,6 @@ impl Client {
         )
     }
 
-    /// What was heard of one track of another client.
-    pub fn heard_of(&self, client: u32, video: bool) -> u64 {
-        self.heard.get(&(client, video)).map_or(0, |h| h.packets)
-    }
-
     // ---- negotiation ----
 
     fn forget_connection(&mut self) {
@@ -445,10 +579,14 @@ impl Client {
         self.connected = false;
         self.disconnected_since = None;
         self.pending = None;
+        self.agreed.clear();
         self.senders.clear();
+        self.channels.clear();
+        self.early.clear();
         for line in self.lines.values_mut() {
             line.recent.clear();
             line.first = None;
+            line.decoder.reset();
         }
         self.unexplained.clear();
     }
@@ -461,14 +599,19 @@ impl Client {
             .set_crypto_provider(self.crypto.clone())
             .set_rtp_mode(true)
             .clear_codecs()
-            .enable_opus(true, false)
-            .enable_vp8(true);
+            .enable_opus(true, self.plan.red)
+            .enable_vp8(true)
+            .enable_vp9(true);
+        if self.plan.bwe {
+            config = config.enable_bwe(Some(600_000.into()));
+        }
         if let Some(rto) = self.max_stun_rto {
             config.set_max_stun_rto(rto);
         }
         let mut rtc = config.build(self.base + now);
         rtc.add_local_candidate(Candidate::host(self.private, "udp").expect("a host candidate"));
         self.rtc = Some(rtc);
+        self.check_at = now + CHECK;
         self.connections += 1;
     }
 
@@ -481,35 +624,28 @@ impl Client {
         if fresh {
             fastrand::seed(u64::from(self.index));
         }
+        let mut senders = std::mem::take(&mut self.senders);
+        let (audio, video, share) = (self.plan.audio, self.plan.video, self.plan.share);
+        let mut made = Vec::new();
         let mut api = rtc.sdp_api();
-        for (video, wanted) in [(false, self.plan.audio), (true, self.plan.video)] {
-            let kind = if video { MediaKind::Video } else { MediaKind::Audio };
-            match self.senders.iter_mut().find(|s| s.video == video) {
+        for (source, wanted) in [(Source::Microphone, audio), (Source::Camera, video), (Source::Screen, share)] {
+            match senders.iter_mut().find(|s| s.source == source) {
                 Some(sender) if sender.sending != wanted => {
                     sender.sending = wanted;
-                    sender.key_wanted = true;
-                    sender.next = now;
+                    sender.restart(now);
                     api.set_direction(sender.mid, if wanted { Direction::SendOnly } else { Direction::Inactive });
                 }
-                None if wanted => {
-                    let mid = api.add_media(kind, Direction::SendOnly, None, None, None);
-                    self.senders.push(Sender {
-                        mid,
-                        video,
-                        sending: true,
-                        next: now,
-                        seq: 1000 + u64::from(self.index) * 7,
-                        time: 12345,
-                        // Another connection goes on counting.
-                        frame: self.frames_sent.get(&video).copied().unwrap_or(0),
-                        picture_id: 32700,
-                        tl0: 250,
-                        key_wanted: true,
-                    });
-                }
+                None if wanted => made.push(source),
                 _ => {}
             }
         }
+        for source in made {
+            let kind = if source.is_video() { MediaKind::Video } else { MediaKind::Audio };
+            let simulcast = self.plan.simulcast_of(source);
+            let mid = api.add_media(kind, Direction::SendOnly, None, None, simulcast);
+            senders.push(Sender::new(now, mid, source, self.index, &self.plan, &self.frames_sent, &self.frames_of));
+        }
+        self.senders = senders;
         if fresh && self.plan.mode == Mode::Slots {
             for _ in 0..self.plan.audio_slots {
                 api.add_media(MediaKind::Audio, Direction::RecvOnly, None, None, None);
@@ -518,14 +654,32 @@ impl Client {
                 api.add_media(MediaKind::Video, Direction::RecvOnly, None, None, None);
             }
         }
+        if fresh && self.plan.data {
+            let label = |label: &str| ChannelConfig { label: label.to_owned(), ..ChannelConfig::default() };
+            let reliability = Reliability::MaxRetransmits { retransmits: 0 };
+            let lossy = ChannelConfig { ordered: false, reliability, ..label("lossy") };
+            for config in [label("reliable"), lossy] {
+                let name = config.label.clone();
+                self.channels.insert(name, api.add_channel_with_config(config));
+            }
+        }
+        if std::mem::take(&mut self.restart_wanted) && !fresh {
+            api.ice_restart(true);
+        }
         let made = api.apply();
         fastrand::seed(kept);
         let Some((offer, pending)) = made else { return };
         self.offers += 1;
         let id = format!("o{}", self.offers);
-        let text =
-            json!({"type": "offer", "roomId": self.room, "id": id, "data": {"sdp": spoken(&offer.to_sdp_string())}});
-        self.outbox.push_back(text.to_string());
+        let mut data = json!({"sdp": spoken(&offer.to_sdp_string())});
+        // Cameras and microphones need no name.
+        let named = self.senders.iter().filter(|s| !matches!(s.source, Source::Camera | Source::Microphone));
+        let named: Vec<Value> =
+            named.map(|s| json!({"mid": s.mid.to_string(), "source": s.source.name(), "name": "a screen"})).collect();
+        if !named.is_empty() {
+            data["tracks"] = json!(named);
+        }
+        self.send_text(json!({"type": "offer", "roomId": self.room, "id": id, "data": data}).to_string());
         self.pending = Some((pending, id));
     }
 
@@ -539,8 +693,11 @@ impl Client {
         let Some(rtc) = &mut self.rtc else { return };
         let answer =
             SdpAnswer::from_sdp_string(&sdp).unwrap_or_else(|e| panic!("the server's answer is not SDP: {e}\n{sdp}"));
-        if let Err(e) = rtc.sdp_api().accept_answer(pending, answer) {
-            self.violations.push(format!("the server's answer is refused: {e}"));
+        match rtc.sdp_api().accept_answer(pending, answer) {
+            Ok(()) => self.agreed = mids(&sdp),
+            // The server has given this connection up, and answers with another one.
+            Err(e) if e.to_string().contains("Ice restart in answer") => return self.reconnect(now),
+            Err(e) => self.violations.push(format!("the server's answer is refused: {e}")),
         }
         self.learn_server(&sdp);
         self.pump(now);
@@ -554,8 +711,13 @@ impl Client {
         if self.pending.is_some() || self.rtc.is_none() && self.renegotiate_at.is_some() {
             return;
         }
-        self.ensure_rtc(now);
         let sdp = description(&message["data"]);
+        if !mids(&sdp).starts_with(&self.agreed) {
+            // The server has given this connection up and begins another one.
+            self.forget_connection();
+            self.renegotiate_at = (self.plan.audio || self.plan.video).then_some(now);
+        }
+        self.ensure_rtc(now);
         let rtc = self.rtc.as_mut().expect("just made");
         let offer = match SdpOffer::from_sdp_string(&sdp) {
             Ok(offer) => offer,
@@ -565,11 +727,12 @@ impl Client {
             Ok(answer) => answer.to_sdp_string(),
             Err(e) => return self.violations.push(format!("the server's offer is refused: {e}")),
         };
+        self.agreed = mids(&sdp);
         let mut reply = json!({"type": "answer", "roomId": self.room, "data": {"sdp": spoken(&answer)}});
         if self.plan.echo_ids {
             reply["id"] = message["id"].clone();
         }
-        self.outbox.push_back(reply.to_string());
+        self.send_text(reply.to_string());
         self.learn_server(&sdp);
         self.pump(now);
     }
@@ -587,72 +750,19 @@ impl Client {
 
     // ---- media ----
 
-    fn send_media(&mut self, now: Duration) {
-        let Some(rtc) = &mut self.rtc else { return };
-        for sender in self.senders.iter_mut().filter(|s| s.sending) {
-            let codec = if sender.video { Codec::Vp8 } else { Codec::Opus };
-            let Some(pt) = rtc.codec_config().find(|p| p.spec().codec == codec).map(|p| p.pt()) else { continue };
-            if !rtc.media(sender.mid).is_some_and(|m| m.direction().is_sending()) {
-                sender.next = now + Duration::from_millis(50);
-                continue;
-            }
-            while sender.next <= now {
-                let every = if sender.video { self.plan.frame_every } else { self.plan.audio_every };
-                sender.next = if sender.next + every * 10 < now { now + every } else { sender.next + every };
-                let key = sender.video && std::mem::take(&mut sender.key_wanted);
-                let count = if sender.video { self.plan.packets_per_frame * if key { 2 } else { 1 } } else { 1 };
-                for index in 0..count {
-                    let tag = Tag {
-                        video: sender.video,
-                        client: self.index,
-                        room: self.room_number,
-                        frame: sender.frame,
-                        index,
-                        count,
-                        key,
-                        sent_ms: now.as_millis() as u32,
-                    };
-                    let payload = if sender.video {
-                        payload::vp8(&tag, sender.picture_id, sender.tl0, self.plan.octets)
-                    } else {
-                        payload::opus(&tag, self.plan.octets.min(80))
-                    };
-                    let mut write = RtpWrite::new(pt, sender.seq.into(), sender.time, self.base + now, payload)
-                        .marker(sender.video && index + 1 == count)
-                        .nackable(sender.video);
-                    if !sender.video {
-                        write = write.ext_vals(ExtensionValues {
-                            audio_level: Some(-30),
-                            voice_activity: Some(true),
-                            ..ExtensionValues::default()
-                        });
-                    }
-                    sender.seq += 1;
-                    if let Some(stream) = rtc.direct_api().stream_tx_by_mid(sender.mid, None) {
-                        stream.write_rtp(write);
-                    }
-                }
-                sender.frame += 1;
-                self.frames_sent.insert(sender.video, sender.frame);
-                sender.picture_id = sender.picture_id.wrapping_add(1) & 0x7fff;
-                sender.tl0 = sender.tl0.wrapping_add(1);
-                let rate = if sender.video { 90 } else { 48 };
-                sender.time = sender.time.wrapping_add(every.as_millis() as u32 * rate);
-            }
-        }
-    }
-
     fn pump(&mut self, now: Duration) {
-        let at = self.base + now;
-        for _ in 0..64 {
+        let mut at = now;
+        for _ in 0..500 {
             let Some(rtc) = &mut self.rtc else { return };
-            if rtc.handle_input(Input::Timeout(at)).is_err() {
+            if rtc.handle_input(Input::Timeout(self.base + at)).is_err() {
                 return self.forget_connection();
             }
             self.drain(now);
-            if self.wakes > now {
+            // A pacer asks to be called a microsecond later.
+            if self.wakes > now + Duration::from_micros(50) {
                 return;
             }
+            at = at.max(self.wakes);
         }
     }
 
@@ -683,126 +793,32 @@ impl Client {
                     sender.next = now;
                 }
             }
+            Event::EgressBitrateEstimate(BweKind::Twcc { estimate, .. }) => self.afford(estimate.as_u64()),
+            Event::ChannelOpen(id, label) => {
+                self.channels.insert(label, id);
+            }
+            Event::ChannelClose(id) => self.channels.retain(|_, open| *open != id),
+            Event::ChannelData(data) => {
+                let label = self.channels.iter().find(|(_, id)| **id == data.id).map(|(label, _)| label.clone());
+                let message =
+                    DataMessage { at: now, label: label.unwrap_or_default(), binary: data.binary, data: data.data };
+                self.messages.push(message);
+            }
             Event::IceConnectionStateChange(IceConnectionState::Disconnected) => self.disconnected_since = Some(now),
             Event::IceConnectionStateChange(_) => self.disconnected_since = None,
-            Event::KeyframeRequest(request) => {
-                self.keyframe_requests.push(now);
-                for sender in self.senders.iter_mut().filter(|s| s.mid == request.mid) {
-                    sender.key_wanted = true;
-                }
-            }
+            Event::KeyframeRequest(request) => self.on_keyframe_request(now, request.mid, request.rid),
             Event::RtpPacket(packet) => self.receive(now, packet),
             _ => {}
         }
     }
-
-    fn receive(&mut self, now: Duration, packet: RtpPacket) {
-        let Some(rtc) = &mut self.rtc else { return };
-        let Some(mid) = rtc.direct_api().stream_rx(&packet.header.ssrc).map(|s| s.mid()) else { return };
-        let Some(tag) = Tag::read(&packet.payload) else {
-            self.violations.push(format!("a payload of {} octets is none of ours", packet.payload.len()));
-            return;
-        };
-        let picture_id = if tag.video { payload::picture_id(&packet.payload) } else { None };
-        let seen = Seen { at: now, mid, seq: *packet.seq_no, time: packet.header.timestamp, picture_id, tag };
-        let line = self.lines.entry(mid).or_default();
-        if let Some(other) = line.recent.get(&seen.seq)
-            && other.tag != seen.tag
-        {
-            self.violations.push(format!("one sequence number, two payloads: {other:?} and {seen:?}"));
-        }
-        if let Some((_, before)) = line.recent.range(..seen.seq).next_back()
-            && before.seq + 1 == seen.seq
-        {
-            self.violations.extend(follows(before, &seen));
-        }
-        if let Some((_, after)) = line.recent.range(seen.seq + 1..).next()
-            && after.seq == seen.seq + 1
-        {
-            self.violations.extend(follows(&seen, after));
-        }
-        if line.recent.is_empty() || line.first.as_ref().is_some_and(|first| seen.seq < first.seq) {
-            line.first = Some(seen.clone());
-        }
-        line.recent.insert(seen.seq, seen.clone());
-        if line.recent.len() > 1500 {
-            line.recent.pop_first();
-        }
-        let heard = self.heard.entry((tag.client, tag.video)).or_default();
-        if heard.packets == 0 {
-            heard.first_at = now;
-        }
-        heard.packets += 1;
-        heard.last_at = now;
-        let frame = heard.frames.entry(tag.frame).or_default();
-        frame.count = tag.count;
-        frame.got.insert(tag.index);
-        self.arrived.push(seen.clone());
-        self.unexplained.push(seen);
-    }
-
-    /// What comes on a mid is from the user whom the server named for it, give or take the time that word and media need.
-    pub fn judge_names(&mut self, now: Duration, name_of: impl Fn(u32) -> String) {
-        for line in self.lines.values_mut() {
-            if let Some(first) = line.first.take_if(|first| now > first.at + Duration::from_millis(500))
-                && first.tag.video
-                && self.lossless
-                && !(first.tag.key && first.tag.index == 0)
-            {
-                self.violations.push(format!("a line starts within a picture: {first:?}"));
-            }
-        }
-        let (patience, lines, violations) = (self.patience, &self.lines, &mut self.violations);
-        self.unexplained.retain(|seen| {
-            let user = name_of(seen.tag.client);
-            let assigned = lines.get(&seen.mid).map(|l| &l.assigned[..]).unwrap_or_default();
-            let explained = assigned.iter().enumerate().any(|(i, (from, whom))| {
-                let until = assigned.get(i + 1).map_or(Duration::MAX, |next| next.0);
-                whom.as_deref() == Some(&user)
-                    && seen.at + patience >= *from
-                    && seen.at <= until.saturating_add(patience)
-            });
-            if !explained && now > seen.at + patience {
-                violations.push(format!("media of {user} on mid {}, which carries {assigned:?}: {seen:?}", seen.mid));
-                return false;
-            }
-            !explained
-        });
-    }
 }
 
-/// What is wrong with a packet that directly follows another one by its sequence number.
-fn follows(a: &Seen, b: &Seen) -> Option<String> {
-    let wrong = |what: &str| Some(format!("{what}: {b:?} after {a:?}"));
-    let same_source = a.tag.client == b.tag.client;
-    if a.tag.video != b.tag.video {
-        return wrong("audio and video on one line");
-    }
-    if !b.tag.video {
-        return if same_source && b.tag.frame <= a.tag.frame { wrong("audio goes back") } else { None };
-    }
-    let starts_key = b.tag.key && b.tag.index == 0;
-    let same_frame = same_source && a.tag.frame == b.tag.frame;
-    let continues = same_frame && b.tag.index == a.tag.index + 1
-        || same_source && b.tag.frame == a.tag.frame + 1 && b.tag.index == 0 && a.tag.index + 1 == a.tag.count;
-    if !continues && !starts_key {
-        return wrong("neither the next packet nor the start of a key frame");
-    }
-    let (Some(pa), Some(pb)) = (a.picture_id, b.picture_id) else { return wrong("no picture id") };
-    let ahead = pb.wrapping_sub(pa) & 0x7fff;
-    let later = b.time.wrapping_sub(a.time);
-    // A line that left a track and took it again begins with a whole key frame, if with the one of which it had a part.
-    let begins_anew = starts_key && b.tag.index <= a.tag.index;
-    if same_frame && !begins_anew {
-        if ahead != 0 || later != 0 {
-            return wrong("one frame with two picture ids or times");
-        }
-    } else if ahead == 0 || ahead >= 0x4000 {
-        return wrong("the picture id does not go forward");
-    } else if later == 0 || later >= 1 << 31 {
-        return wrong("the time does not go forward");
-    }
-    None
+fn mids(sdp: &str) -> Vec<String> {
+    sdp.lines().filter_map(|l| l.strip_prefix("a=mid:")).map(str::to_owned).collect()
+}
+
+fn camera_or_microphone(video: bool) -> Source {
+    if video { Source::Camera } else { Source::Microphone }
 }
 
 /// A description as a client writes it that limits what it wants to get, in both notations.
@@ -815,3 +831,6 @@ fn description(data: &Value) -> String {
     // str0m's parser knows one bandwidth line per m-line; browsers take both notations.
     text.split_inclusive('\n').filter(|line| !line.starts_with("b=TIAS")).collect()
 }
+
+/// How often a client looks whether its pictures move.
+const CHECK: Duration = Duration::from_millis(100);
