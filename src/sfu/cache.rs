@@ -58,7 +58,7 @@ impl Group {
             _ => self.packets.len(),
         };
         self.packets.insert(place, packet());
-        if self.is_complete() {
+        if self.missing() == 0 {
             self.missing_since = None;
         } else if now.saturating_duration_since(*self.missing_since.get_or_insert(now)) > MISSING_MAX {
             self.clear();
@@ -73,7 +73,8 @@ impl Group {
 
     /// In order; empty when there is nothing of use.
     pub fn packets(&self, now: Instant) -> impl DoubleEndedIterator<Item = &Cached> + Clone {
-        let is_lost = self.missing_since.is_some_and(|since| now.saturating_duration_since(since) > MISSING_MAX);
+        let is_lost = self.missing_since.is_some_and(|since| now.saturating_duration_since(since) > MISSING_MAX)
+            || self.missing() > HOLES_MAX;
         self.packets.iter().filter(move |_| !is_lost)
     }
 
@@ -90,9 +91,10 @@ impl Group {
         (extent.pictures > 0).then_some(extent)
     }
 
-    fn is_complete(&self) -> bool {
-        let (Some(first), Some(last)) = (self.packets.front(), self.packets.back()) else { return true };
-        last.numbers.seq - first.numbers.seq == self.packets.len() as u64 - 1
+    /// How many packets between the first and the last are not there.
+    fn missing(&self) -> u64 {
+        let (Some(first), Some(last)) = (self.packets.front(), self.packets.back()) else { return 0 };
+        (last.numbers.seq - first.numbers.seq + 1).saturating_sub(self.packets.len() as u64)
     }
 }
 
@@ -100,3 +102,53 @@ impl Group {
 const PACKETS_MAX: usize = 2048;
 /// What is missing for longer was lost for good: a retransmission takes a round trip, and another one when it is lost too.
 const MISSING_MAX: Duration = Duration::from_millis(600);
+/// More than this is missing: the publisher was gone for a while. A receiver could only wait for what will not come.
+pub const HOLES_MAX: u64 = 16;
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use str0m::format::Codec;
+    use str0m::rtp::ExtensionValues;
+
+    use super::*;
+
+    fn push(group: &mut Group, now: Instant, seq: u64, starts: bool) {
+        let numbers = Numbers {
+            seq,
+            time: seq as u32 * 3000,
+            clock_rate: 90_000,
+            arrival: now,
+            vp8: None,
+            vp9: None,
+            frame_number: None,
+        };
+        let content = Content {
+            codec: Codec::Vp8,
+            red: false,
+            inner_pt: 96.into(),
+            marker: true,
+            payload: Arc::from([0; 10]),
+            ext: ExtensionValues::default(),
+        };
+        let frame = Frame::plain(starts, true);
+        group.push(now, starts, (seq, 10), 1 << 20, || Cached { numbers, frame, content });
+    }
+
+    #[test]
+    fn what_has_a_large_hole_is_of_no_use_until_it_is_filled() {
+        let now = Instant::now();
+        let mut group = Group::default();
+        for seq in 0..5 {
+            push(&mut group, now, seq, seq == 0);
+        }
+        push(&mut group, now, 5 + HOLES_MAX, false);
+        assert_eq!(group.packets(now).count(), 6, "so much may still come");
+        push(&mut group, now, 7 + HOLES_MAX, false);
+        assert_eq!(group.packets(now).count(), 0);
+        assert!(group.extent(now, Point::EVERYTHING).is_none());
+        push(&mut group, now, 9, false);
+        assert_eq!(group.packets(now).count(), 8);
+    }
+}

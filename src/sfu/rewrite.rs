@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use str0m::rtp::{SeqNo, Vp8Patch};
 
+use super::cache::HOLES_MAX;
 use super::codec::Vp8Fields;
 use super::vp9;
 
@@ -206,14 +207,14 @@ impl Rewriter {
         }
     }
 
-    /// `None` for a packet from before the switch, whose number belongs to the former source, and for one whose place among
-    /// what was withheld is forgotten.
+    /// `None` for a packet from before the switch, whose number belongs to the former source, for one whose place among what
+    /// was withheld is forgotten, and for one that has no time between those that were replayed.
     pub fn rewrite(&mut self, packet: &Numbers) -> Option<Rewritten> {
         let source = self.source.as_mut()?;
         let distance = packet.seq.checked_sub(source.seq_in)?;
         let (withheld, pictures) = source.withheld.before(packet.seq)?;
         let seq = source.seq_out.checked_add(distance)?.checked_sub(withheld)?;
-        let time = source.time_of(packet);
+        let time = source.time_of(packet)?;
         source.next = source.next.max(packet.seq.saturating_add(1));
 
         let is_newest = seq >= self.seq_next;
@@ -270,22 +271,23 @@ impl Rewriter {
 }
 
 impl Source {
-    fn time_of(&self, packet: &Numbers) -> u32 {
+    /// `None`: there is no time left for the picture among those that were replayed.
+    fn time_of(&self, packet: &Numbers) -> Option<u32> {
         if packet.seq < self.live_from {
             let at = self.replayed.partition_point(|(time, _)| packet.time.wrapping_sub(*time).cast_signed() >= 0);
             let before = at.checked_sub(1).and_then(|at| self.replayed.get(at));
             match (before, self.replayed.get(at)) {
-                (Some((time, out)), _) if *time == packet.time => return *out,
+                (Some((time, out)), _) if *time == packet.time => return Some(*out),
                 // A picture of which nothing had come: as far between the others as it was.
                 (Some((time, out)), Some((next, next_out))) => {
-                    let span = u64::from(next.wrapping_sub(*time));
-                    let share = u64::from(packet.time.wrapping_sub(*time)) * u64::from(next_out.wrapping_sub(*out));
-                    return out.wrapping_add((share / span.max(1)) as u32);
+                    let (span, room) = (u64::from(next.wrapping_sub(*time)), next_out.wrapping_sub(*out));
+                    let share = u64::from(packet.time.wrapping_sub(*time)) * u64::from(room) / span.max(1);
+                    return (u64::from(room) > HOLES_MAX).then(|| out.wrapping_add(share as u32));
                 }
                 _ => {}
             }
         }
-        packet.time.wrapping_add(self.time)
+        Some(packet.time.wrapping_add(self.time))
     }
 }
 
@@ -521,6 +523,30 @@ mod tests {
         bench.attach(1, 0, 0);
         bench.rewriter.detach();
         assert_eq!(bench.send(2, 0, 0), None);
+    }
+
+    /// Pictures that come only after the others were replayed have times of their own between those, or are left out.
+    #[test]
+    fn what_comes_after_a_replay_has_a_time_of_its_own() {
+        for lead in [0, 24_000] {
+            let mut bench = Bench::new();
+            bench.rewriter.lead = lead;
+            bench.attach(1, 0, 0);
+            // Pictures 1, 2, 5 and 6 are there.
+            let times = [3000, 6000, 15_000, 18_000];
+            let (first, newest) = (bench.numbers(11, 3000, 100), bench.numbers(16, 18_000, 100));
+            bench.rewriter.attach_replay(&first, &times, &newest);
+            let of = |bench: &mut Bench, n: u32| bench.send(10 + u64::from(n), n * 3000, 100).map(|(_, time)| time);
+            let kept: Vec<u32> = [1, 2, 5, 6].into_iter().filter_map(|n| of(&mut bench, n)).collect();
+            assert!(kept.is_sorted_by(|a, b| b.wrapping_sub(*a).cast_signed() > 0) && kept.len() == 4);
+            let late: Vec<u32> = [3, 4].into_iter().filter_map(|n| of(&mut bench, n)).collect();
+            match lead {
+                0 => assert!(
+                    [kept[1], late[0], late[1], kept[2]].is_sorted_by(|a, b| b.wrapping_sub(*a).cast_signed() > 0)
+                ),
+                _ => assert!(late.is_empty(), "no room"),
+            }
+        }
     }
 
     #[test]
