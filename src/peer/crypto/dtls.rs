@@ -1,18 +1,21 @@
-//! The DTLS handshake (RFC 5764), by dimpl with aws-lc-rs.
+//! The DTLS handshake (RFC 5764), by dimpl with aws-lc-rs, or by OpenSSL for clients whose certificate may be one of RSA.
 //!
 //! Only glue: a factory that hands the same validated configuration to every connection, and a wrapper that passes
-//! str0m's calls on. Comparing the certificate with the SDP's fingerprint is str0m's.
+//! str0m's calls on; the first datagram of a client decides, see [`super::rsa`]. Comparing the certificate with the SDP's fingerprint is str0m's.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use dimpl::{Config, Dtls};
+use openssl::ssl::SslContext;
 use str0m::config::{DtlsCert, DtlsVersion};
 use str0m::crypto::CryptoError;
 use str0m::crypto::dtls::{DtlsImplError, DtlsInstance, DtlsOutput, DtlsProvider, ProtocolVersion};
 
+use super::rsa;
+
 /// The factory of all connections of this process.
-pub static DTLS: Factory = Factory { configs: Mutex::new(Vec::new()) };
+pub static DTLS: Factory = Factory { configs: Mutex::new(Vec::new()), context: Mutex::new(None) };
 
 /// Makes DTLS instances over cached configurations.
 ///
@@ -21,6 +24,8 @@ pub static DTLS: Factory = Factory { configs: Mutex::new(Vec::new()) };
 #[derive(Debug)]
 pub struct Factory {
     configs: Mutex<Vec<CachedConfig>>,
+    /// OpenSSL's, for the certificate that was used last: a process has but one.
+    context: Mutex<Option<(DtlsCert, SslContext)>>,
 }
 
 /// One built configuration and the MTU it was asked for; `None` is dimpl's default.
@@ -45,6 +50,17 @@ impl Factory {
         }
         configs.push(CachedConfig { mtu, config: Arc::clone(&config) });
         Ok(config)
+    }
+
+    /// OpenSSL's context for `cert`, built when the first client needs it.
+    fn context(&self, cert: &DtlsCert) -> Result<SslContext, openssl::error::ErrorStack> {
+        let mut context = self.context.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, context)) = context.as_ref().filter(|(known, _)| known.certificate == cert.certificate) {
+            return Ok(context.clone());
+        }
+        let made = rsa::context(cert)?;
+        *context = Some((cert.clone(), made.clone()));
+        Ok(made)
     }
 }
 
@@ -80,53 +96,136 @@ impl DtlsProvider for Factory {
             DtlsVersion::Auto => Dtls::new_auto,
             other => return Err(CryptoError::Other(format!("{other} is not supported"))),
         };
-        Ok(Box::new(Instance(new(self.config(mtu)?, cert.clone(), now))))
+        let config = self.config(mtu)?;
+        let fallback =
+            (dtls_version != DtlsVersion::Dtls13).then(|| Fallback { cert: cert.clone(), mtu: config.mtu(), now });
+        Ok(Box::new(Instance { engine: Engine::Dimpl(Box::new(new(config, cert.clone(), now))), fallback }))
     }
 }
 
 /// One DTLS association.
 #[derive(Debug)]
-struct Instance(Dtls);
+struct Instance {
+    engine: Engine,
+    /// Until the first datagram has come.
+    fallback: Option<Fallback>,
+}
+
+#[derive(Debug)]
+enum Engine {
+    Dimpl(Box<Dtls>),
+    OpenSsl(Box<rsa::Server>),
+}
+
+/// What it takes to go on with OpenSSL.
+#[derive(Debug)]
+struct Fallback {
+    cert: DtlsCert,
+    mtu: usize,
+    now: Instant,
+}
+
+impl Instance {
+    /// Looks at the first datagram of a client.
+    fn decide(&mut self, packet: &[u8]) {
+        // str0m passes an empty one before any that has come.
+        if packet.is_empty() || self.is_active() {
+            return;
+        }
+        let Some(Fallback { cert, mtu, now }) = self.fallback.take() else { return };
+        if !rsa::may_have_rsa(packet) {
+            return;
+        }
+        match DTLS.context(&cert).and_then(|context| rsa::Server::new(&context, mtu, now)) {
+            Ok(server) => self.engine = Engine::OpenSsl(Box::new(server)),
+            // Perhaps its certificate is none of RSA.
+            Err(error) => tracing::warn!(%error, "OpenSSL makes no DTLS association"),
+        }
+    }
+}
 
 impl DtlsInstance for Instance {
     fn set_active(&mut self, active: bool) {
-        self.0.set_active(active);
+        if let Engine::Dimpl(dtls) = &mut self.engine {
+            dtls.set_active(active);
+        }
     }
 
     fn handle_packet(&mut self, packet: &[u8]) -> Result<(), DtlsImplError> {
-        self.0.handle_packet(packet)
+        self.decide(packet);
+        match &mut self.engine {
+            Engine::Dimpl(dtls) => dtls.handle_packet(packet),
+            Engine::OpenSsl(server) => server.handle_packet(packet),
+        }
     }
 
     fn poll_output<'a>(&mut self, buf: &'a mut [u8]) -> DtlsOutput<'a> {
-        self.0.poll_output(buf)
+        match &mut self.engine {
+            Engine::Dimpl(dtls) => dtls.poll_output(buf),
+            Engine::OpenSsl(server) => server.poll_output(buf),
+        }
     }
 
     fn handle_timeout(&mut self, now: Instant) -> Result<(), DtlsImplError> {
-        self.0.handle_timeout(now)
+        if let Some(fallback) = &mut self.fallback {
+            fallback.now = now;
+        }
+        match &mut self.engine {
+            Engine::Dimpl(dtls) => dtls.handle_timeout(now),
+            Engine::OpenSsl(server) => {
+                server.handle_timeout(now);
+                Ok(())
+            }
+        }
     }
 
     fn send_application_data(&mut self, data: &[u8]) -> Result<usize, DtlsImplError> {
-        self.0.send_application_data(data)
+        if self.fallback.is_some() && !self.is_active() {
+            // Whoever would keep it may not be the one to send it.
+            return Ok(0);
+        }
+        match &mut self.engine {
+            Engine::Dimpl(dtls) => dtls.send_application_data(data),
+            Engine::OpenSsl(server) => server.send_application_data(data),
+        }
     }
 
     fn is_active(&self) -> bool {
-        self.0.is_active()
+        match &self.engine {
+            Engine::Dimpl(dtls) => dtls.is_active(),
+            Engine::OpenSsl(_) => false,
+        }
     }
 
     fn protocol_version(&self) -> Option<ProtocolVersion> {
-        self.0.protocol_version()
+        match &self.engine {
+            Engine::Dimpl(dtls) => dtls.protocol_version(),
+            Engine::OpenSsl(server) => server.is_connected().then_some(ProtocolVersion::DTLS1_2),
+        }
     }
 
     fn is_closing(&self) -> bool {
-        self.0.is_closing()
+        match &self.engine {
+            Engine::Dimpl(dtls) => dtls.is_closing(),
+            Engine::OpenSsl(server) => server.is_closing(),
+        }
     }
 
     fn is_closed(&self) -> bool {
-        self.0.is_closed()
+        match &self.engine {
+            Engine::Dimpl(dtls) => dtls.is_closed(),
+            Engine::OpenSsl(server) => server.is_closed(),
+        }
     }
 
     fn close(&mut self) -> Result<(), DtlsImplError> {
-        self.0.close()
+        match &mut self.engine {
+            Engine::Dimpl(dtls) => dtls.close(),
+            Engine::OpenSsl(server) => {
+                server.close();
+                Ok(())
+            }
+        }
     }
 }
 
@@ -144,7 +243,7 @@ mod tests {
     use super::*;
 
     fn empty() -> Factory {
-        Factory { configs: Mutex::new(Vec::new()) }
+        Factory { configs: Mutex::new(Vec::new()), context: Mutex::new(None) }
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //!   the session. Nothing is fetched, keyed or allocated per packet.
 //! - `hash`: SHA-1, SHA-256 and HMAC-SHA1 on OpenSSL.
 //! - `dtls`: the handshake, by dimpl on aws-lc-rs, with one validated configuration shared by all connections.
+//! - `rsa`: the handshake with clients whose certificate may be one of RSA, by OpenSSL.
 //! - `cert`: one self-signed certificate per process.
 //!
 //! The provider and the certificate are process-wide and immutable after their first use; nothing here is a secret of
@@ -16,6 +17,7 @@
 mod cert;
 mod dtls;
 mod hash;
+mod rsa;
 mod srtp;
 
 use std::sync::{Arc, OnceLock};
