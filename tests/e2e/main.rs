@@ -91,6 +91,16 @@ fn published_by_whip_and_watched_by_whep() {
 }
 
 #[test]
+fn gstreamer_publishes_by_whip_and_watches_by_whep() {
+    Story::new("peers").with("PEER", "gstreamer").limit(90).run();
+}
+
+#[test]
+fn aiortc_publishes_by_whip_and_watches_by_whep() {
+    Story::new("peers").with("PEER", "aiortc").limit(90).run();
+}
+
+#[test]
 fn every_video_codec_is_forwarded() {
     Story::new("codecs").limit(90).run();
 }
@@ -117,6 +127,8 @@ struct Story {
     scenario: &'static str,
     limit: Duration,
     tools: Vec<&'static str>,
+    /// For the scenario, which may be used by several stories.
+    environment: Vec<(&'static str, &'static str)>,
     turn_server: bool,
     certificate: bool,
     without_udp: bool,
@@ -126,7 +138,15 @@ impl Story {
     fn new(scenario: &'static str) -> Self {
         let tools = vec!["node", "chromium"];
         let limit = Duration::from_secs(60);
-        Story { scenario, limit, tools, turn_server: false, certificate: false, without_udp: false }
+        Story {
+            scenario,
+            limit,
+            tools,
+            environment: Vec::new(),
+            turn_server: false,
+            certificate: false,
+            without_udp: false,
+        }
     }
 
     fn limit(mut self, seconds: u64) -> Self {
@@ -136,6 +156,11 @@ impl Story {
 
     fn needs(mut self, tool: &'static str) -> Self {
         self.tools.push(tool);
+        self
+    }
+
+    fn with(mut self, name: &'static str, value: &'static str) -> Self {
+        self.environment.push((name, value));
         self
     }
 
@@ -197,6 +222,7 @@ impl Story {
             .arg(scenarios().join(format!("{}.mjs", self.scenario)))
             .env("SERVER_URL", &server.url)
             .env("STORY_LIMIT_MS", self.limit.as_millis().to_string())
+            .envs(self.environment)
             .envs(node_environment);
         let (exit, output) = run_to_end(command, self.limit);
         if let (Some(0), Some(network)) = (exit, &network) {
