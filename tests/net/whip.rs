@@ -232,21 +232,70 @@ fn ice_restarts_and_media_goes_on() {
     }
 }
 
+/// What an encoder writes above the first m-line, below it, and below the others: its versions differ.
+struct Shape {
+    session: &'static [Part],
+    first: &'static [Part],
+    others: &'static [Part],
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Part {
+    Setup,
+    Credentials,
+    Fingerprint,
+    Candidates,
+}
+
 /// What the encoder of OBS sends: no header extensions, SSRCs in the description, no retransmission stream, all candidates in
 /// the offer and never a PATCH.
 #[test]
 fn an_encoder_without_trickle_publishes_h264() {
+    use Part::{Candidates, Credentials, Fingerprint, Setup};
+    for shape in [
+        Shape { session: &[Setup, Credentials, Fingerprint], first: &[Candidates], others: &[] },
+        Shape { session: &[Fingerprint], first: &[Setup, Credentials, Candidates], others: &[] },
+        Shape {
+            session: &[],
+            first: &[Setup, Credentials, Fingerprint, Candidates],
+            others: &[Setup, Credentials, Fingerprint, Candidates],
+        },
+    ] {
+        encoder_publishes(&shape);
+    }
+}
+
+fn encoder_publishes(shape: &Shape) {
     let server = Setup::new().start();
     let mut ann = Ws::join(&server, "ann", "r");
     let mut client = MediaClient::plain();
     let (credentials, fingerprint, local) = (client.credentials(), client.fingerprint(), client.local());
     let (ufrag, password, ip, port) = (credentials.ufrag, credentials.pass, local.ip(), local.port());
-    let media = |kind: &str, pt: u8, mid: u8, ssrc: u32, formats: &str| {
+    let written = |parts: &[Part]| {
+        let line = |part: &Part| match part {
+            Part::Setup => "a=setup:actpass\r\n".to_owned(),
+            Part::Credentials => {
+                format!("a=ice-ufrag:{ufrag}\r\na=ice-pwd:{password}\r\na=ice-options:ice2,trickle\r\n")
+            }
+            Part::Fingerprint => format!("a=fingerprint:{fingerprint}\r\n"),
+            Part::Candidates => {
+                // One that leads nowhere and one of a kind that nobody uses here are among them.
+                format!(
+                    "a=candidate:1 1 UDP 2122317823 {ip} {port} typ host\r\n\
+                     a=candidate:2 1 TCP 2105458943 {ip} 9 typ host tcptype active\r\n\
+                     a=candidate:3 1 UDP 1686109951 192.0.2.7 {port} typ srflx raddr 0.0.0.0 rport 0\r\n\
+                     a=end-of-candidates\r\n"
+                )
+            }
+        };
+        parts.iter().map(line).collect::<String>()
+    };
+    let media = |kind: &str, pt: u8, mid: u8, ssrc: u32, formats: &str, parts: &[Part]| {
         format!(
             "m={kind} {port} UDP/TLS/RTP/SAVPF {pt}\r\nc=IN IP4 {ip}\r\na=mid:{mid}\r\na=sendonly\r\n\
-             a=ssrc:{ssrc} cname:9Zb3\r\na=ssrc:{ssrc} msid:stream {kind}\r\na=msid:stream {kind}\r\na=rtcp-mux\r\n{formats}\
-             a=setup:actpass\r\na=ice-ufrag:{ufrag}\r\na=ice-pwd:{password}\r\na=ice-options:ice2,trickle\r\n\
-             a=fingerprint:{fingerprint}\r\na=candidate:1 1 UDP 2122317823 {ip} {port} typ host\r\na=end-of-candidates\r\n"
+             a=ssrc:{ssrc} cname:9Zb3\r\na=ssrc:{ssrc} msid:stream stream-{kind}\r\na=msid:stream stream-{kind}\r\n\
+             a=rtcp-mux\r\n{formats}{}",
+            written(parts)
         )
     };
     let opus = "a=rtpmap:111 opus/48000/2\r\n\
@@ -255,9 +304,10 @@ fn an_encoder_without_trickle_publishes_h264() {
         a=fmtp:108 profile-level-id=42e01f;packetization-mode=1;level-asymmetry-allowed=1\r\n";
     let offer = format!(
         "v=0\r\no=rtc 3767197920 0 IN IP4 127.0.0.1\r\ns=-\r\nt=0 0\r\na=group:BUNDLE 0 1\r\na=group:LS 0 1\r\n\
-         a=msid-semantic:WMS *\r\n{}{}",
-        media("audio", 111, 0, 1001, opus),
-        media("video", 108, 1, 1002, h264)
+         a=msid-semantic:WMS *\r\n{}{}{}",
+        written(shape.session),
+        media("audio", 111, 0, 1001, opus, shape.first),
+        media("video", 108, 1, 1002, h264, shape.others)
     );
     let authorization = bearer("studio", Role::Participant);
     let headers = [authorization.as_str(), SDP, "Accept: */*", "User-Agent: an encoder"];
