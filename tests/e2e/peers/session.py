@@ -35,7 +35,7 @@ def arguments(description):
 
 def missing(what):
     """Says that the peer cannot run here, and ends it."""
-    print(f"SKIPPED: {what} is not there: run tests/e2e/setup.sh", flush=True)
+    print(f"SKIPPED: missing {what}: run tests/e2e/setup.sh", flush=True)
     sys.exit(EXIT_SKIPPED)
 
 
