@@ -11,8 +11,9 @@ cd "$(dirname "$0")/.."
 
 quick=
 measured=${SECONDS_PER_RUN:-20}
+join_runs=5
 case "${1:-}" in
-    --quick) quick=--quick measured=3 ;;
+    --quick) quick=--quick measured=3 join_runs=1 ;;
     "") ;;
     *) sed -n '2,9s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac
@@ -68,6 +69,8 @@ export JWT_SECRET
 
 # Each scenario has a server of its own: memory is counted from its start.
 start_server() {
+    # Not the address of the one before.
+    : > "$scratch/serve"
     env HOST=127.0.0.1 PORT=0 RTC_UDP_PORT=0 RTC_ANNOUNCED_IPS=127.0.0.1 WORKERS=1 LOG_LEVEL=error \
         LIMIT_PARTICIPANTS=1000 DATA_DIR="$scratch/data" "$target/release/webrtc-engine" > "$scratch/serve" &
     server=$!
@@ -80,6 +83,16 @@ start_server() {
     exit 1
 }
 
+# The load generator against that server, its report as JSON to the given file. An unsound run is still printed, and says so.
+run_loadgen() {
+    report=$1
+    shift
+    "$target/release/examples/loadgen" --url "ws://$authority/video-calls/ws" --secret "$JWT_SECRET" \
+        --server-pid "$server" --json "$@" < /dev/null > "$report" || true
+    kill "$server" && wait "$server" || true
+    server=
+}
+
 echo
 echo "## Load generator, one worker"
 echo
@@ -89,12 +102,10 @@ echo "| --- | --: | --: | --: | --: | --: | --: | --: | --: | --- | --: | --- |"
 while read -r name options; do
     say "scenario $name"
     start_server
-    # An unsound run is still printed, and says so. $options are words.
+    # A receiver's bandwidth is found out only within seconds, and video is paused for as long as it seems too little.
+    # $options are words.
     # shellcheck disable=SC2086
-    "$target/release/examples/loadgen" --url "ws://$authority/video-calls/ws" --secret "$JWT_SECRET" \
-        --server-pid "$server" --seconds "$measured" --json $options < /dev/null > "$scratch/report" || true
-    kill "$server" && wait "$server" || true
-    server=
+    run_loadgen "$scratch/report" --seconds "$measured" --warmup 10 $options
     python3 - "$scratch/report" "$name" "$(load)" "$options" << 'PYTHON'
 import json, sys
 path, name, load, options = sys.argv[1:]
@@ -123,6 +134,35 @@ A60 --publishers 1 --subscribers 60 --audio
 A120 --publishers 1 --subscribers 120 --audio --join-rate 40
 B6 --publishers 6 --subscribers 0 --meeting --slots 9,9 --audio
 C50 --publishers 3 --subscribers 50 --no-video --audio
+W60 --via whip --publishers 1 --subscribers 60 --audio --join-rate 15
 SCENARIOS
+
+# Ten people come into one room, one after the other, and everybody sends one encoding. What is told is the time from `join`
+# to a whole key frame: of anybody who was there, and of everybody who was.
+echo
+echo "## Time from join to the first frame, one worker"
+echo
+echo "| scenario | bit/s of each | runs | joins | first frame ms p50 / p95 / max | joins that saw everybody | every frame ms p50 / p95 / max | load |"
+echo "| --- | --: | --: | --: | --: | --: | --: | --: |"
+for bitrate in 800000 1500000; do
+    rm -f "$scratch"/join.*
+    for run in $(seq "$join_runs"); do
+        say "scenario join, $bitrate bit/s, run $run"
+        start_server
+        run_loadgen "$scratch/join.$run" --publishers 10 --subscribers 0 --meeting --slots 9,9 --audio \
+            --video-bitrate "$bitrate" --join-rate 1 --warmup 8 --seconds 1
+    done
+    python3 - "$bitrate" "$(load)" "$scratch"/join.* << 'PYTHON'
+import json, math, sys
+bitrate, load, *paths = sys.argv[1:]
+reports = [json.load(open(path)) for path in paths]
+merged = lambda name: sorted(value for report in reports for value in report[name])
+rank = lambda values, q: values[max(0, math.ceil(len(values) * q) - 1)]
+spread = lambda values: " / ".join(f"{rank(values, q):.0f}" for q in (0.5, 0.95, 1)) if values else "–"
+first, every = merged("firstFramesMs"), merged("everyFrameMs")
+joins = sum(report["joined"] - 1 for report in reports)
+print(f'| join | {bitrate} | {len(reports)} | {joins} | {spread(first)} | {len(every)} | {spread(every)} | {load.split()[0]} |')
+PYTHON
+done
 echo
 echo "Load average after: $(load)"

@@ -152,7 +152,7 @@ impl Driver {
                 if event.token().0 % 2 == UDP {
                     client.handle_datagrams(now, &mut batch, realtime_offset_ns, &self.shared, &mut self.timings);
                 } else {
-                    client.handle_signaling(now, &self.shared, &mut self.timings);
+                    client.handle_channel(now, &self.shared, &mut self.timings);
                 }
                 self.deadlines[index] = client.deadline();
                 // Packets that are due do not wait for a crowd of other sockets.
@@ -168,7 +168,7 @@ impl Driver {
 
     /// Everybody leaves, and nobody hangs up before the server has heard it.
     fn leave(&mut self, events: &mut Events) -> io::Result<()> {
-        self.clients.iter_mut().for_each(Client::leave);
+        self.clients.iter_mut().for_each(|client| client.leave(&self.shared));
         let mut present: Vec<bool> = self.clients.iter_mut().map(|client| !client.handle_goodbye()).collect();
         let patience = Instant::now() + GOODBYE;
         while present.contains(&true) && Instant::now() < patience {
@@ -176,7 +176,7 @@ impl Driver {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 result => result?,
             }
-            for token in events.iter().map(|event| event.token().0).filter(|token| token % 2 == SIGNALING) {
+            for token in events.iter().map(|event| event.token().0).filter(|token| token % 2 == CHANNEL) {
                 if let Some(client) = self.clients.get_mut(token / 2) {
                     present[token / 2] = !client.handle_goodbye();
                 }
@@ -229,7 +229,7 @@ impl Driver {
         let index = self.clients.len();
         let registry = self.poll.registry();
         let both = Interest::READABLE | Interest::WRITABLE;
-        registry.register(&mut SourceFd(&client.signaling_fd()), Token(2 * index + SIGNALING), both)?;
+        registry.register(&mut SourceFd(&client.channel_fd()?), Token(2 * index + CHANNEL), both)?;
         registry.register(client.udp_mut(), Token(2 * index + UDP), Interest::READABLE)?;
         self.deadlines.push(client.deadline());
         self.clients.push(client);
@@ -269,7 +269,7 @@ fn set_timer_slack() {
     unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, 1) };
 }
 
-const SIGNALING: usize = 0;
+const CHANNEL: usize = 0;
 const UDP: usize = 1;
 /// The longest wait: joins and the end of the run are noticed within it.
 const IDLE: Duration = Duration::from_millis(5);

@@ -1,4 +1,4 @@
-//! Loads a running server: publishers and subscribers on str0m, called in through its signaling (interface.md §4).
+//! Loads a running server: publishers and subscribers on str0m, called in through its signaling or by WHIP and WHEP.
 //!
 //! `cargo run --release --example loadgen -- --help` tells the options. What it measures is the server: CPU per
 //! forwarded packet, loss per pair of publisher and subscriber, delay, memory. The generator itself should stay far
@@ -8,13 +8,17 @@
 //! a call of more than 100 wants `LIMIT_PARTICIPANTS` raised.
 //!
 //! - `media`: what publishers send, paced; `stats`: distributions and delivery. Both sans-IO.
-//! - `client`: one participant; `driver`: the thread around many of them; `udp`: its sockets.
+//! - `client`: one participant; `channel`: its way to the server, with `whip` for sessions over `http`; `frames`: when it sees
+//!   something; `driver`: the thread around many of them; `udp`: its sockets.
 //! - `token`, `crypto`: what it takes to get in. `process`: what `/proc` says. `report`: the result.
 
+mod channel;
 mod client;
 mod clock;
 mod crypto;
 mod driver;
+mod frames;
+mod http;
 mod media;
 mod options;
 mod process;
@@ -22,9 +26,10 @@ mod report;
 mod stats;
 mod token;
 mod udp;
+mod whip;
 
 use std::io;
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::TcpStream;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -35,6 +40,7 @@ use std::time::{Duration, Instant};
 use tungstenite::WebSocket;
 use tungstenite::client::ClientRequestBuilder;
 
+use crate::channel::{Channel, Via};
 use crate::client::{Opened, Plan, Settings};
 use crate::driver::{Driver, Finished, Shared};
 use crate::options::{Command, Options};
@@ -146,23 +152,34 @@ fn run(options: &Options) -> io::Result<Report> {
     }))
 }
 
-/// Gets a token and opens the WebSocket.
+/// Gets a token and opens the connection.
 fn open(options: &Options, plan: Plan, handshakes: &mut Histogram) -> io::Result<Opened> {
     let token = options.tokens.token(&plan.user_id, &plan.room_id)?;
     let begun = Instant::now();
-    let address = options.url.authority.to_socket_addrs()?.next().ok_or(io::ErrorKind::AddrNotAvailable)?;
-    let stream = TcpStream::connect_timeout(&address, OPEN_TIMEOUT)?;
-    stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(OPEN_TIMEOUT))?;
+    let stream = http::connect(&options.url.authority)?;
+    let channel = match options.via {
+        Via::Signaling => Channel::Signaling(Box::new(upgrade(options, stream, &token)?)),
+        Via::Whip => {
+            let publishers: Vec<String> =
+                plan.wanted(options.publishers).map(|member| client::user_id(&plan.run, plan.room, member)).collect();
+            let wanted = (!plan.publishes).then_some(publishers.as_slice());
+            let endpoint = whip::endpoint(&options.url, &plan.room_id, wanted).ok_or(io::ErrorKind::InvalidInput)?;
+            stream.set_nonblocking(true)?;
+            Channel::Whip(whip::Session::new(endpoint, &token, stream))
+        }
+    };
+    handshakes.record(begun.elapsed());
+    Ok(Opened { plan, channel, opened_at: Instant::now() })
+}
+
+fn upgrade(options: &Options, stream: TcpStream, token: &str) -> io::Result<WebSocket<TcpStream>> {
     let uri = format!("ws://{}{}", options.url.authority, options.url.path).parse().map_err(io::Error::other)?;
     let request = ClientRequestBuilder::new(uri)
         .with_header("Authorization", format!("Bearer {token}"))
         .with_sub_protocol("webrtc-engine.v1");
-    let (socket, _): (WebSocket<TcpStream>, _) =
-        tungstenite::client(request, stream).map_err(|e| io::Error::other(e.to_string()))?;
+    let (socket, _) = tungstenite::client(request, stream).map_err(|e| io::Error::other(e.to_string()))?;
     socket.get_ref().set_nonblocking(true)?;
-    handshakes.record(begun.elapsed());
-    Ok(Opened { plan, socket, opened_at: Instant::now() })
+    Ok(socket)
 }
 
 fn sleep_until(monotonic_ns: u64) {
@@ -173,7 +190,6 @@ fn sleep_until(monotonic_ns: u64) {
 const START_DELAY: Duration = Duration::from_millis(50);
 /// Packets of the window that are late, or sent again, still count.
 const STRAGGLERS: Duration = Duration::from_secs(1);
-const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Sample {
     fn take(server: Option<u32>) -> io::Result<Sample> {
@@ -207,6 +223,7 @@ impl Options {
     fn plans(&self) -> Vec<Plan> {
         let run = format!("{:x}", std::process::id());
         let member_plan = |room: usize, member: usize| Plan {
+            run: run.clone(),
             room,
             room_id: self.room.clone().unwrap_or_else(|| format!("load-{run}-{room}")),
             member,

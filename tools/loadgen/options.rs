@@ -5,10 +5,13 @@ use std::time::Duration;
 use lexopt::Arg::Long;
 use lexopt::ValueExt;
 
+use crate::channel::Via;
 use crate::client::ReceiveMode;
 use crate::crypto::Backend;
+use crate::http::HttpUrl;
 use crate::media::{AudioSource, Kind, VIDEO_OVERHEAD, VideoConfig};
-use crate::token::{HttpUrl, Source};
+use crate::token::Source;
+use crate::whip;
 
 pub const HELP: &str = "\
 Usage: loadgen --url ws://HOST:PORT/video-calls/ws (--secret JWT_SECRET | --token-url http://HOST:PORT/dev/token) [...]
@@ -21,6 +24,8 @@ Who
   --publishers N        of each call (1)
   --subscribers N       of each call, beside the publishers (10)
   --meeting             publishers receive one another
+  --via signaling|whip  over the WebSocket, or publishers by WHIP and subscribers by WHEP (signaling); the server takes 20
+                        sessions a second of one call, after a burst of 100
   --receive slots|tracks  lines that the client offers once, or one server offer after the other (slots)
   --slots VIDEO[,AUDIO]   most lines in slots mode (9,3)
   --join-rate N         participants per second (50)
@@ -61,6 +66,7 @@ pub struct Options {
     pub publishers: usize,
     pub subscribers: usize,
     pub meeting: bool,
+    pub via: Via,
     pub mode: ReceiveMode,
     /// By [`Kind`].
     pub slots: [usize; 2],
@@ -102,6 +108,7 @@ pub fn parse(mut parser: lexopt::Parser) -> Result<Command, lexopt::Error> {
         publishers: 1,
         subscribers: 10,
         meeting: false,
+        via: Via::Signaling,
         mode: ReceiveMode::Slots,
         slots: [3, 9],
         join_rate: 50.0,
@@ -134,6 +141,13 @@ pub fn parse(mut parser: lexopt::Parser) -> Result<Command, lexopt::Error> {
             "publishers" => options.publishers = parser.value()?.parse()?,
             "subscribers" => options.subscribers = parser.value()?.parse()?,
             "meeting" => options.meeting = true,
+            "via" => {
+                options.via = match parser.value()?.string()?.as_str() {
+                    "signaling" => Via::Signaling,
+                    "whip" => Via::Whip,
+                    _ => return Err(bad("signaling or whip")),
+                }
+            }
             "receive" => {
                 options.mode = match parser.value()?.string()?.as_str() {
                     "slots" => ReceiveMode::Slots,
@@ -188,6 +202,11 @@ fn check(options: &Options) -> Result<(), String> {
     let demand = |fulfilled: bool, what: &str| if fulfilled { Ok(()) } else { Err(what.to_owned()) };
     demand(options.rooms > 0 && options.publishers + options.subscribers > 0, "there is nobody to join")?;
     demand(options.room.is_none() || options.rooms == 1, "--room names one call, --rooms wants several")?;
+    if options.via == Via::Whip {
+        demand(!options.meeting, "--meeting wants --via signaling: a WHIP session only publishes")?;
+        demand(options.mode == ReceiveMode::Slots, "--receive tracks wants --via signaling")?;
+        demand(whip::endpoint(&options.url, "", None).is_some(), "--via whip wants a --url that ends in /ws")?;
+    }
     demand(options.threads > 0, "--threads wants at least 1")?;
     demand(options.video.is_some() || options.audio_bytes.is_some(), "--no-video without --audio leaves nothing")?;
     if let Some(video) = &options.video {
@@ -233,7 +252,8 @@ mod tests {
     fn options_are_understood() {
         let defaults = parse_line(NEEDED).expect("enough");
         assert_eq!((defaults.publishers, defaults.subscribers, defaults.slots), (1, 10, [3, 9]));
-        assert!(defaults.video.is_some() && defaults.audio_bytes.is_none());
+        assert!(defaults.video.is_some() && defaults.audio_bytes.is_none() && defaults.via == Via::Signaling);
+        assert_eq!(parse_line(&format!("{NEEDED} --via whip")).map(|options| options.via), Ok(Via::Whip));
         let all = "--rooms 2 --publishers 3 --subscribers 0 --meeting --slots 4,2 --audio --audio-size 120 --no-video \
                    --receive tracks --seconds 0.5 --crypto own --server-pid 7 --json";
         let options = parse_line(&format!("{NEEDED} {all}")).expect("all known");
@@ -255,6 +275,10 @@ mod tests {
             ("--url ws://h/ --secret s --join-rate 0", "--join-rate"),
             ("--url ws://h/ --secret s --room a --rooms 2", "--room"),
             ("--url ws://h/ --secret s --slots x", "--slots"),
+            ("--url ws://h/ws --secret s --via smoke", "--via"),
+            ("--url ws://h/ --secret s --via whip", "--url"),
+            ("--url ws://h/ws --secret s --via whip --meeting", "--meeting"),
+            ("--url ws://h/ws --secret s --via whip --receive tracks", "--receive"),
             ("--url ws://h/ --secret s --nonsense", "--nonsense"),
             ("--url ws://h/ --secret s extra", "extra"),
         ] {

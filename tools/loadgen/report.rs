@@ -49,6 +49,9 @@ pub struct Report {
     joined_after: Histogram,
     connected_after: Histogram,
     first_media_after: Histogram,
+    /// Of those who found somebody's video there.
+    first_frames: Vec<Duration>,
+    every_frame: Vec<Duration>,
     seconds: f64,
     delivery: [Delivery; 2],
     timings: Timings,
@@ -99,11 +102,8 @@ impl Report {
             timings.merge(&thread.timings);
             outcomes.extend(thread.outcomes);
         }
-        let span = |pick: fn(&Outcome) -> Option<Duration>| {
-            let mut histogram = Histogram::default();
-            outcomes.iter().filter_map(pick).for_each(|d| histogram.record(d));
-            histogram
-        };
+        let span =
+            |pick: fn(&Outcome) -> Option<Duration>| histogram(&outcomes.iter().filter_map(pick).collect::<Vec<_>>());
         let sum = |pick: fn(&Outcome) -> u64| outcomes.iter().map(pick).sum::<u64>();
         let server = before.server.zip(begin.server).zip(end.server).map(|((before, begin), end)| Server {
             user_us: end.user_us.saturating_sub(begin.user_us),
@@ -137,6 +137,8 @@ impl Report {
             joined_after: span(|o| o.joined_after),
             connected_after: span(|o| o.connected_after),
             first_media_after: span(|o| o.first_media_after),
+            first_frames: outcomes.iter().filter_map(|o| o.first_frame_after).collect(),
+            every_frame: outcomes.iter().filter_map(|o| o.every_frame_after).collect(),
             seconds: input.options.seconds.as_secs_f64(),
             delivery: delivery(settings, &outcomes),
             timings,
@@ -213,11 +215,16 @@ impl Report {
         writeln!(out, "participants    {participants}, joined {joined}, ready {ready}, failed {failed}")?;
         writeln!(out, "all ready after {:.2} s", self.all_ready_after.as_secs_f64())?;
         for (name, histogram) in [
-            ("open websocket", &self.handshakes),
+            ("open", &self.handshakes),
             ("joined after", &self.joined_after),
             ("connected after", &self.connected_after),
             ("media after", &self.first_media_after),
+            ("first frame", &histogram(&self.first_frames)),
+            ("every frame", &histogram(&self.every_frame)),
         ] {
+            if histogram.count() == 0 {
+                continue;
+            }
             let [p50, p95] = [0.5, 0.95].map(|q| ms(histogram.quantile(q)));
             writeln!(out, "{name:<15} p50 {p50:.1}  p95 {p95:.1}  max {:.1} ms", ms(histogram.max()))?;
         }
@@ -369,10 +376,13 @@ impl Report {
             "failed": self.failed,
             "subscribers": self.subscribers,
             "allReadySeconds": self.all_ready_after.as_secs_f64(),
-            "webSocketOpenUs": quantiles(&self.handshakes),
+            "openUs": quantiles(&self.handshakes),
             "joinedUs": quantiles(&self.joined_after),
             "connectedUs": quantiles(&self.connected_after),
             "firstMediaUs": quantiles(&self.first_media_after),
+            // One by one, so that runs can be put together.
+            "firstFramesMs": self.first_frames.iter().copied().map(ms).collect::<Vec<_>>(),
+            "everyFrameMs": self.every_frame.iter().copied().map(ms).collect::<Vec<_>>(),
             "seconds": self.seconds,
             "packetsPerSecond": self.forwarded() as f64 / self.seconds,
             "payloadBitrateSent": self.timings.bytes_sent as f64 * 8.0 / self.seconds,
@@ -434,6 +444,12 @@ fn delivery(settings: &Settings, outcomes: &[Outcome]) -> [Delivery; 2] {
 /// In tracks mode the server offers at most so many lines of a kind (interface.md §4).
 const SERVER_TRACKS: usize = 16;
 
+fn histogram(values: &[Duration]) -> Histogram {
+    let mut histogram = Histogram::default();
+    values.iter().for_each(|value| histogram.record(*value));
+    histogram
+}
+
 fn ms(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
 }
@@ -465,6 +481,7 @@ mod tests {
     fn outcome(member: usize, publishes: bool, sent: u64) -> Outcome {
         Outcome {
             plan: Plan {
+                run: String::new(),
                 room: 0,
                 room_id: "r".into(),
                 member,
@@ -475,6 +492,8 @@ mod tests {
             joined_after: Some(Duration::from_millis(2)),
             connected_after: None,
             first_media_after: None,
+            first_frame_after: (!publishes).then_some(Duration::from_millis(40)),
+            every_frame_after: None,
             sent: [sent, 0],
             flows: vec![Default::default(); 2],
             key_frames: 0,
@@ -561,6 +580,8 @@ mod tests {
         assert!(report.is_sound());
         let text = report.text();
         assert!(text.contains("lost 20 (2.0000 %)") && !text.contains("WRONG"), "{text}");
+        assert!(text.contains("first frame     p50 40.0") && !text.contains("every frame"), "{text}");
+        assert_eq!((&json["firstFramesMs"], &json["everyFrameMs"]), (&json!([40.0]), &json!([])));
     }
 
     #[test]

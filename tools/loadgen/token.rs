@@ -1,11 +1,12 @@
 //! Tokens for the clients: minted with the server's secret, or asked of a server in development mode.
 
-use std::io::{self, Read, Write};
-use std::net::TcpStream;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::io;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
+
+use crate::http::{self, HttpUrl, Response};
 
 /// Where tokens come from.
 #[derive(Debug, Clone)]
@@ -40,29 +41,13 @@ fn mint(secret: &str, user: &str, room: &str) -> io::Result<String> {
 
 fn ask(url: &HttpUrl, user: &str, room: &str) -> io::Result<String> {
     let body = json!({ "userId": user, "name": user, "role": "participant", "roomId": room }).to_string();
-    let mut stream = TcpStream::connect(&url.authority)?;
-    stream.set_read_timeout(Some(TIMEOUT))?;
-    stream.set_write_timeout(Some(TIMEOUT))?;
-    let HttpUrl { authority, path } = url;
-    let length = body.len();
-    let head = format!(
-        "POST {path} HTTP/1.1\r\nHost: {authority}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\
-         Connection: close\r\n\r\n"
-    );
-    stream.write_all((head + &body).as_bytes())?;
-    let mut answer = Vec::new();
-    stream.take(64 * 1024).read_to_end(&mut answer)?;
-    parse_answer(&answer)
+    token_of(&http::exchange("POST", url, &["Content-Type: application/json"], &body)?)
 }
 
-/// The token of a response with `Connection: close`.
-fn parse_answer(answer: &[u8]) -> io::Result<String> {
-    let text = String::from_utf8_lossy(answer);
-    let (head, body) =
-        text.split_once("\r\n\r\n").ok_or_else(|| io::Error::other("the token server sent no response"))?;
-    let status = head.lines().next().unwrap_or_default();
-    if !matches!(status.split(' ').nth(1), Some("200" | "201")) {
-        return Err(io::Error::other(format!("no token: {status}: {body}")));
+fn token_of(response: &Response) -> io::Result<String> {
+    let Response { status, body, .. } = response;
+    if !matches!(status, 200 | 201) {
+        return Err(io::Error::other(format!("no token: {status} {body}")));
     }
     // A chunked body is one chunk here, and JSON holds the only braces in it.
     let json = body.find('{').zip(body.rfind('}')).and_then(|(from, to)| body.get(from..=to)).unwrap_or_default();
@@ -71,48 +56,9 @@ fn parse_answer(answer: &[u8]) -> io::Result<String> {
     Ok(token.to_owned())
 }
 
-/// An `http:` or `ws:` URL: there is no TLS here.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HttpUrl {
-    /// Host and port, to connect to and to name in `Host`.
-    pub authority: String,
-    /// With the query.
-    pub path: String,
-}
-
-impl HttpUrl {
-    /// `None` when the scheme is another or the host is missing.
-    pub fn parse(scheme: &str, url: &str) -> Option<HttpUrl> {
-        let rest = url.strip_prefix(scheme)?.strip_prefix("://")?;
-        let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-        let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-        let authority = if has_port { authority.to_owned() } else { format!("{authority}:80") };
-        let path = if path.is_empty() { "/" } else { path };
-        (!authority.starts_with(':')).then(|| HttpUrl { authority, path: path.to_owned() })
-    }
-}
-
-const TIMEOUT: Duration = Duration::from_secs(10);
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn urls_are_taken_apart() {
-        let url = |authority: &str, path: &str| Some(HttpUrl { authority: authority.into(), path: path.into() });
-        for (scheme, text, parsed) in [
-            ("ws", "ws://127.0.0.1:3000/video-calls/ws", url("127.0.0.1:3000", "/video-calls/ws")),
-            ("ws", "ws://[::1]:3000", url("[::1]:3000", "/")),
-            ("ws", "ws://[::1]/x", url("[::1]:80", "/x")),
-            ("http", "http://example.org/dev/token?a=b", url("example.org:80", "/dev/token?a=b")),
-            ("ws", "wss://example.org/", None),
-            ("http", "ws://example.org/", None),
-            ("http", "http:///x", None),
-        ] {
-            assert_eq!(HttpUrl::parse(scheme, text), parsed, "{text}");
-        }
-    }
 
     #[test]
     fn answers_of_the_token_server_are_read() {
@@ -124,7 +70,8 @@ mod tests {
             ("HTTP/1.1 200 OK\r\n\r\n} {", None),
             ("HTTP/1.1 200 OK", None),
         ] {
-            assert_eq!(parse_answer(answer.as_bytes()).ok().as_deref(), token, "{answer}");
+            let response = Response::parse(answer.as_bytes(), true).ok().flatten();
+            assert_eq!(response.and_then(|r| token_of(&r).ok()).as_deref(), token, "{answer}");
         }
     }
 
