@@ -14,6 +14,8 @@ globalThis.e2e.whip = (() => {
     /** Of the ICE session: what has been gathered, and is not yet sent. */
     #candidates = [];
     #patches = Promise.resolve();
+    /** What is found is sent at once; not while the ICE session to which it belongs is yet to be made known. */
+    #trickles = false;
     /** Statuses of the PATCHes that trickled. */
     trickled = [];
 
@@ -25,7 +27,7 @@ globalThis.e2e.whip = (() => {
 
     /** `trickle`: the offer goes out at once, and candidates follow as they are found; else it holds them all. */
     async open(endpoint, { trickle }) {
-      const gathered = this.#gathered(trickle);
+      const gathered = this.#gathered();
       await this.pc.setLocalDescription();
       const { ufrag } = credentials(this.pc.localDescription.sdp);
       if (!trickle) await gathered;
@@ -36,6 +38,7 @@ globalThis.e2e.whip = (() => {
       this.etag = response.headers.get("etag");
       await this.pc.setRemoteDescription({ type: "answer", sdp: this.#answer });
       if (trickle) {
+        this.#trickles = true;
         this.#send(ufrag);
         await gathered;
         await this.#patches;
@@ -45,6 +48,8 @@ globalThis.e2e.whip = (() => {
 
     /** Other credentials for the same session (RFC 9725 §4.3.3): the answer is that of the beginning, with the server's new ones. */
     async restart() {
+      const trickles = this.#trickles;
+      this.#trickles = false;
       await this.pc.setLocalDescription(await this.pc.createOffer({ iceRestart: true }));
       const before = this.etag;
       const response = await this.#patch(fragment(this.pc.localDescription.sdp, []), "*");
@@ -57,7 +62,10 @@ globalThis.e2e.whip = (() => {
         .replace(/^a=ice-pwd:.*$/gm, () => `a=ice-pwd:${password}`);
       await this.pc.setRemoteDescription({ type: "answer", sdp: this.#answer });
       const stale = await this.#patch(fragment(this.pc.localDescription.sdp, []), before);
-      return { before, after: this.etag, stale: stale.status, ufrag: credentials(this.pc.localDescription.sdp).ufrag };
+      const own = credentials(this.pc.localDescription.sdp).ufrag;
+      this.#trickles = trickles;
+      if (trickles) this.#send(own);
+      return { before, after: this.etag, stale: stale.status, ufrag: own };
     }
 
     async end() {
@@ -96,12 +104,12 @@ globalThis.e2e.whip = (() => {
       return null;
     }
 
-    #gathered(trickle) {
+    #gathered() {
       return new Promise((resolve) => {
         this.pc.addEventListener("icecandidate", ({ candidate }) => {
           if (candidate?.candidate) this.#candidates.push(candidate);
           else if (!candidate) resolve();
-          if (trickle && candidate?.candidate && this.location) this.#send(candidate.usernameFragment);
+          if (this.#trickles && candidate?.candidate) this.#send(candidate.usernameFragment);
         });
       });
     }
