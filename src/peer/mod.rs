@@ -200,6 +200,10 @@ pub struct Peer {
     /// The same without [`Doubt`].
     measured: Option<u64>,
     doubt: Doubt,
+    /// What the most important picture takes at its smallest, which may be more than [`ESTIMATE_LEAST`], and the doubt that goes
+    /// so far.
+    least: u64,
+    doubt_more: Doubt,
     stats: Stats,
     channels: Channels,
     /// The client negotiated data channels.
@@ -302,7 +306,9 @@ impl Peer {
             heard: now,
             estimate: None,
             measured: None,
-            doubt: Doubt::default(),
+            doubt: Doubt::new(DOUBT_PAUSE_MAX),
+            least: ESTIMATE_LEAST,
+            doubt_more: Doubt::new(DOUBT_MORE_PAUSE_MAX),
             stats: Stats::default(),
             channels: Channels::default(),
             has_channels: false,
@@ -825,10 +831,48 @@ impl Peer {
 
     fn on_estimate(&mut self, now: Instant, measured: u64, sink: &mut Sink) {
         self.measured = Some(measured);
-        // Without proof that the path is narrower, there is room for a small picture and a voice.
-        let least = if self.doubt.holds(now) { ESTIMATE_LEAST } else { 0 };
-        self.estimate = Some(measured.max(least));
+        // Without proof that the path is narrower, there is room for a picture and a voice.
+        self.estimate = Some(measured.max(self.undoubted(now)));
         sink.events.push(Event::Estimate);
+    }
+
+    /// What the path is taken to have room for, whatever the estimator says.
+    fn undoubted(&self, now: Instant) -> u64 {
+        match (self.doubt.holds(now), self.doubt_more.holds(now)) {
+            (true, true) => self.least,
+            (true, false) => ESTIMATE_LEAST,
+            (false, _) => 0,
+        }
+    }
+
+    /// What it takes to show the most important picture at its smallest, beside the voices, in bit/s. A publisher with a single
+    /// encoding sends more than an estimate begins with, and waiting for the probes leaves everybody without a picture for
+    /// seconds.
+    pub fn set_least(&mut self, now: Instant, least: u64, sink: &mut Sink) {
+        let least = least.clamp(ESTIMATE_LEAST, self.config.video_max_bitrate as u64 * 3 / 2);
+        // Rates swing; what hardly differs is not worth a new beginning.
+        if least.abs_diff(self.least) > self.least / 8 {
+            self.least = least;
+            if self.is_connected() && self.measured.is_some() {
+                self.raise(now, sink);
+            }
+        }
+    }
+
+    /// Lets the estimator begin anew where it is below what is not doubted.
+    fn raise(&mut self, now: Instant, sink: &mut Sink) {
+        let (Some(measured), least) = (self.measured, self.undoubted(now)) else { return };
+        if measured >= least / 8 * 7 {
+            return;
+        }
+        self.doubt.on_raise(now);
+        if least > ESTIMATE_LEAST {
+            self.doubt_more.on_raise(now);
+        }
+        let reset = self.guard(sink, |rtc| rtc.bwe().reset(Bitrate::bps(least)));
+        if reset.is_ok() {
+            self.on_estimate(now, least, sink);
+        }
     }
 
     /// The estimator takes jitter for a queue that grows, and on a path with much of it, or to a machine that is busy, falls
@@ -842,19 +886,17 @@ impl Peer {
         let reported = reported.fold(None, |most, loss| Some(loss.max(most.unwrap_or(0.0))));
         if self.stats.is_starved(reported) {
             self.doubt.on_congestion(now);
+            self.doubt_more.on_congestion(now);
         }
         let Some(measured) = self.measured else { return };
         let arrives = self.stats.arrives().filter(|_| !self.stats.has_queue(reported)).unwrap_or(0);
-        let least = if self.doubt.holds(now) { arrives.max(ESTIMATE_LEAST) } else { arrives };
-        if measured < least / 4 * 3 {
-            if least > arrives {
-                self.doubt.on_raise(now);
-            }
-            self.rtc.bwe().reset(Bitrate::bps(least));
-            self.on_estimate(now, least, sink);
+        if measured < arrives / 4 * 3 && arrives >= self.undoubted(now) {
+            self.rtc.bwe().reset(Bitrate::bps(arrives));
+            self.on_estimate(now, arrives, sink);
         } else {
             // The doubt may have ended or begun.
             self.on_estimate(now, measured, sink);
+            self.raise(now, sink);
         }
     }
 
@@ -946,15 +988,20 @@ fn nominates(check: &[u8]) -> bool {
 }
 
 /// Whether an estimate that has room for nothing is doubted, without proof that more arrives.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Doubt {
     raised: Option<Instant>,
     /// After the last raise proved wrong.
     pause: Duration,
+    pause_max: Duration,
     not_before: Option<Instant>,
 }
 
 impl Doubt {
+    fn new(pause_max: Duration) -> Doubt {
+        Doubt { raised: None, pause: Duration::ZERO, pause_max, not_before: None }
+    }
+
     fn holds(&self, now: Instant) -> bool {
         self.not_before.is_none_or(|at| now >= at)
     }
@@ -965,7 +1012,7 @@ impl Doubt {
 
     fn on_congestion(&mut self, now: Instant) {
         let is_ours = self.raised.take().is_some_and(|at| now.saturating_duration_since(at) < DOUBT_PROVES_WRONG);
-        self.pause = if is_ours { (self.pause * 2).clamp(DOUBT_PAUSE_MIN, DOUBT_PAUSE_MAX) } else { self.pause };
+        self.pause = if is_ours { (self.pause * 2).clamp(DOUBT_PAUSE_MIN, self.pause_max) } else { self.pause };
         self.not_before = Some(now + self.pause.max(DOUBT_PAUSE_MIN));
     }
 }
@@ -977,6 +1024,8 @@ const DOUBT_PROVES_WRONG: Duration = Duration::from_secs(5);
 const DOUBT_PAUSE_MIN: Duration = Duration::from_secs(3);
 /// Longer spares a line that is too narrow more tries, shorter brings the picture back sooner where it was bad only for a while.
 const DOUBT_PAUSE_MAX: Duration = Duration::from_secs(8);
+/// A line that is flooded with a large picture loses voices too.
+const DOUBT_MORE_PAUSE_MAX: Duration = Duration::from_secs(30);
 /// Where estimating the way to a client begins, in bit/s. More floods a narrow line for its first second, less delays the first
 /// picture; probes find out what there is beyond within that second.
 const ESTIMATE_INITIAL: u64 = 1_000_000;

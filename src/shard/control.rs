@@ -113,8 +113,8 @@ impl Shard {
         let Some(peer) = participant.peer.as_mut().filter(|peer| peer.is_connected()) else { return };
         let Some(state) = self.rooms.get_mut(participant.room) else { return };
         let audio = peer.audio_sent();
-        let estimate = peer.estimate();
-        let budget = estimate.map_or(UNLIMITED, |estimate| budget_of(estimate, audio));
+        // What the most important picture takes at its smallest, by its importance.
+        let mut least: Option<((u32, bool), u64)> = None;
 
         self.allocator.clear();
         let voices = Voices::of(key, state, &participant.carried);
@@ -130,9 +130,14 @@ impl Shard {
             } else {
                 self.layers.clear();
                 state.sfu.layers(now, carried.track, &mut self.layers);
+                let priority = facts.priority(state, voices.dominant);
+                let cheapest = self.layers.iter().map(|layer| layer.bitrate).min().unwrap_or(0);
+                if least.is_none_or(|(importance, _)| (priority, facts.is_screen) > importance) {
+                    least = Some(((priority, facts.is_screen), cheapest));
+                }
                 let subscription = Subscription {
                     key: place,
-                    priority: facts.priority(state, voices.dominant),
+                    priority,
                     is_screen: facts.is_screen,
                     caps: facts.caps(),
                     current: carried.current,
@@ -140,6 +145,9 @@ impl Shard {
                 self.allocator.add(subscription, &self.layers);
             }
         }
+        peer.set_least(now, least.map_or(0, |(_, rate)| estimate_for(rate, audio)), &mut self.sink);
+        let estimate = peer.estimate();
+        let budget = estimate.map_or(UNLIMITED, |estimate| budget_of(estimate, audio));
         let total = self.allocator.allocate(budget, now >= participant.raise_after);
         let mut lowered = false;
         for allotment in self.allocator.allotments() {
@@ -351,6 +359,11 @@ pub(super) fn described(info: &LayerInfo) -> message::Layer {
 /// What is left for video: an estimate is a mean, so a twentieth of it stays free.
 fn budget_of(estimate: u64, audio: u64) -> u64 {
     (estimate - estimate / 20).saturating_sub(audio)
+}
+
+/// The estimate with which video of this rate may begin, see [`sfu::allocate`]: an eighth of the budget has to stay free.
+fn estimate_for(rate: u64, audio: u64) -> u64 {
+    (rate / 7 * 8 + audio) / 19 * 20 + 10_000
 }
 
 fn is_other(rate: u64, told: u64) -> bool {
