@@ -154,8 +154,8 @@ fn figures_are_those_of_the_media_that_flows() {
     for participant in ["ann", "bob"].map(|user| of(&before, user)) {
         assert!((1..=5).contains(&participant["quality"].as_u64().unwrap_or(0)), "{participant:#}");
         assert!(participant["qualityReason"].is_string(), "{participant:#}");
-        // Loopback.
-        assert!(participant["rtt"].as_f64().is_some_and(|rtt| (0.0..1000.0).contains(&rtt)), "{participant:#}");
+        // Loopback; but these clients answer only between two looks at the statistics.
+        assert!(participant["rtt"].as_f64().is_some_and(|rtt| (0.0..10_000.0).contains(&rtt)), "{participant:#}");
     }
     for (kind, source) in [("audio", "microphone"), ("video", "camera")] {
         let sent = track(of(&before, "ann"), "sent", kind);
