@@ -8,6 +8,7 @@
 
 pub mod channels;
 pub mod crypto;
+mod estimate;
 mod extensions;
 pub mod red;
 pub mod sdp;
@@ -27,7 +28,8 @@ use str0m::change::{SdpAnswer, SdpOffer, SdpPendingOffer};
 use str0m::format::Codec;
 use str0m::media::{Direction, KeyframeRequestKind, MediaKind, Mid, Pt, Rid};
 use str0m::net::{Protocol, Receive, TcpType};
-use str0m::rtp::{RtpPacket, RtpWrite, Ssrc};
+use str0m::rtp::{RtpPacket, RtpWrite, Ssrc, StreamTx};
+use str0m::stats::PeerStats;
 use str0m::{Candidate, Event as RtcEvent, IceConnectionState, Input, Output, Rtc, RtcConfig, RtcError};
 
 use crate::base::Class;
@@ -39,6 +41,7 @@ pub use sdp::SdpError;
 pub use stats::Stats;
 
 use channels::Channels;
+use estimate::{Doubt, Steady, Trial};
 use red::Redundancy;
 
 /// What all peers of a shard have in common.
@@ -199,6 +202,12 @@ pub struct Peer {
     estimate: Option<u64>,
     /// The same without [`Doubt`].
     measured: Option<u64>,
+    steady: Steady,
+    /// The estimate is str0m's own, by the client's feedback.
+    is_measured: bool,
+    /// What would be sent if there were room for it, in bit/s.
+    desired: u64,
+    trial: Trial,
     doubt: Doubt,
     /// What the most important picture takes at its smallest, which may be more than [`ESTIMATE_LEAST`], and the doubt that goes
     /// so far.
@@ -309,6 +318,10 @@ impl Peer {
             doubt: Doubt::new(DOUBT_PAUSE_MAX),
             least: ESTIMATE_LEAST,
             doubt_more: Doubt::new(DOUBT_MORE_PAUSE_MAX),
+            steady: Steady::default(),
+            is_measured: false,
+            desired: 0,
+            trial: Trial::default(),
             stats: Stats::default(),
             channels: Channels::default(),
             has_channels: false,
@@ -389,7 +402,24 @@ impl Peer {
     /// Tells the estimator what is to be sent, in bit/s: `minimum` is filled up with padding, so that the step to the next
     /// layer can be tried before it is taken; up to `desired` it probes.
     pub fn set_bitrates(&mut self, minimum: u64, desired: u64, sink: &mut Sink) {
+        self.desired = desired;
         let _ = self.guard(sink, |rtc| rtc.bwe().set_bitrate(Bitrate::bps(minimum), Bitrate::bps(desired)));
+    }
+
+    /// How long the oldest video packet for the client waits by now: no more leaves than the estimate allows.
+    pub fn video_wait(&mut self, now: Instant) -> Duration {
+        let mut api = self.rtc.direct_api();
+        let video = self.outgoing.values().filter(|o| o.kind == MediaKind::Video);
+        let oldest = video.filter_map(|o| api.stream_tx(&o.ssrc)?.queue_info()?.first_unsent()).min();
+        oldest.map_or(Duration::ZERO, |at| now.saturating_duration_since(at))
+    }
+
+    /// Repeats nothing of what was sent on a line until now, whatever the client misses: it gets something else.
+    pub fn forget_sent(&mut self, mid: Mid) {
+        let Some(outgoing) = self.outgoing.get(&mid) else { return };
+        if let Some(stream) = self.rtc.direct_api().stream_tx(&outgoing.ssrc) {
+            keep_sent(stream, outgoing.kind, &self.config);
+        }
     }
 
     /// Packets in which each audio frame is repeated on the way to the client.
@@ -729,11 +759,7 @@ impl Peer {
             let (mid, kind) = (line.mid, line.kind);
             if let Some(stream) = self.rtc.direct_api().stream_tx_by_mid(mid, None) {
                 let ssrc = stream.ssrc();
-                stream.set_rtx_cache(
-                    if kind == MediaKind::Video { RTX_CACHE_VIDEO } else { RTX_CACHE_AUDIO },
-                    RTX_CACHE_AGE,
-                    Some(self.config.retransmission_share),
-                );
+                keep_sent(stream, kind, &self.config);
                 // What is known of the way to the client outlives a negotiation.
                 let redundancy = self.outgoing.remove(&mid).map(|o| o.redundancy).unwrap_or_default();
                 self.outgoing.insert(mid, Outgoing { ssrc, formats, kind, redundancy });
@@ -792,15 +818,23 @@ impl Peer {
                 }
             }
             RtcEvent::KeyframeRequest(request) => sink.events.push(Event::KeyframeRequest(request.mid)),
-            RtcEvent::EgressBitrateEstimate(BweKind::Twcc { estimate, .. } | BweKind::Remb { estimate, .. }) => {
+            // Later ones are means, and come with the statistics as they are.
+            RtcEvent::EgressBitrateEstimate(BweKind::Twcc { estimate, .. }) if !self.is_measured => {
+                self.is_measured = true;
+                self.on_estimate(now, estimate.as_u64(), sink);
+            }
+            RtcEvent::EgressBitrateEstimate(BweKind::Remb { estimate, .. }) if !self.is_measured => {
                 self.on_estimate(now, estimate.as_u64(), sink);
             }
             RtcEvent::PeerStats(stats) => {
-                self.stats.on_peer(&stats);
-                self.doubt_estimate(now, sink);
-                if let Some(loss) = stats.egress_loss_fraction {
-                    for outgoing in self.outgoing.values_mut().filter(|o| o.kind == MediaKind::Audio) {
-                        outgoing.redundancy.on_loss(now, loss);
+                let is_full = self.stats.on_peer(&stats);
+                self.measure(now, &stats, sink);
+                if is_full {
+                    self.doubt_estimate(now, sink);
+                    if let Some(loss) = stats.egress_loss_fraction {
+                        for outgoing in self.outgoing.values_mut().filter(|o| o.kind == MediaKind::Audio) {
+                            outgoing.redundancy.on_loss(now, loss);
+                        }
                     }
                 }
             }
@@ -826,6 +860,14 @@ impl Peer {
             }
             RtcEvent::Closed => self.die(Event::Closed, sink),
             _ => {}
+        }
+    }
+
+    fn measure(&mut self, now: Instant, stats: &PeerStats, sink: &mut Sink) {
+        let Some(present) = stats.bwe_tx.filter(|_| self.is_measured) else { return };
+        let measured = self.steady.on_estimate(present.as_u64(), self.stats.is_longer());
+        if self.measured != Some(measured) {
+            self.on_estimate(now, measured, sink);
         }
     }
 
@@ -890,14 +932,14 @@ impl Peer {
         }
         let Some(measured) = self.measured else { return };
         let arrives = self.stats.arrives().filter(|_| !self.stats.has_queue(reported)).unwrap_or(0);
-        if measured < arrives / 4 * 3 && arrives >= self.undoubted(now) {
-            self.rtc.bwe().reset(Bitrate::bps(arrives));
-            self.on_estimate(now, arrives, sink);
-        } else {
-            // The doubt may have ended or begun.
-            self.on_estimate(now, measured, sink);
-            self.raise(now, sink);
+        let is_calm = measured < self.desired && !self.stats.has_queue(reported);
+        let believed = if measured < arrives / 4 * 3 && arrives >= self.undoubted(now) { arrives } else { measured };
+        if self.trial.is_due(now, is_calm, measured) || believed > measured {
+            self.rtc.bwe().reset(Bitrate::bps(believed));
         }
+        // The doubt may have ended or begun.
+        self.on_estimate(now, believed, sink);
+        self.raise(now, sink);
     }
 
     fn receive(&mut self, packet: RtpPacket) -> Option<Received> {
@@ -965,6 +1007,14 @@ impl Peer {
     }
 }
 
+/// From now on packets are kept to be sent again; what was kept is not.
+fn keep_sent(stream: &mut StreamTx, kind: MediaKind, config: &PeerConfig) {
+    let packets = if kind == MediaKind::Video { RTX_CACHE_VIDEO } else { RTX_CACHE_AUDIO };
+    // Without a share its history is forgotten: what was repeated of a flood is no reason to repeat nothing of what follows.
+    stream.set_rtx_cache(packets, RTX_CACHE_AGE, None);
+    stream.set_rtx_cache(packets, RTX_CACHE_AGE, Some(config.retransmission_share));
+}
+
 fn is_stun_success(data: &[u8]) -> bool {
     // Binding success response: RFC 8489 §5.
     data.starts_with(&[0x01, 0x01])
@@ -987,41 +1037,8 @@ fn nominates(check: &[u8]) -> bool {
     false
 }
 
-/// Whether an estimate that has room for nothing is doubted, without proof that more arrives.
-#[derive(Debug)]
-struct Doubt {
-    raised: Option<Instant>,
-    /// After the last raise proved wrong.
-    pause: Duration,
-    pause_max: Duration,
-    not_before: Option<Instant>,
-}
-
-impl Doubt {
-    fn new(pause_max: Duration) -> Doubt {
-        Doubt { raised: None, pause: Duration::ZERO, pause_max, not_before: None }
-    }
-
-    fn holds(&self, now: Instant) -> bool {
-        self.not_before.is_none_or(|at| now >= at)
-    }
-
-    fn on_raise(&mut self, now: Instant) {
-        self.raised = Some(now);
-    }
-
-    fn on_congestion(&mut self, now: Instant) {
-        let is_ours = self.raised.take().is_some_and(|at| now.saturating_duration_since(at) < DOUBT_PROVES_WRONG);
-        self.pause = if is_ours { (self.pause * 2).clamp(DOUBT_PAUSE_MIN, self.pause_max) } else { self.pause };
-        self.not_before = Some(now + self.pause.max(DOUBT_PAUSE_MIN));
-    }
-}
-
 /// What an estimate is raised to where nothing speaks against it: a small picture and a voice.
 const ESTIMATE_LEAST: u64 = 300_000;
-/// Congestion that comes within this time after a raise is its doing.
-const DOUBT_PROVES_WRONG: Duration = Duration::from_secs(5);
-const DOUBT_PAUSE_MIN: Duration = Duration::from_secs(3);
 /// Longer spares a line that is too narrow more tries, shorter brings the picture back sooner where it was bad only for a while.
 const DOUBT_PAUSE_MAX: Duration = Duration::from_secs(8);
 /// A line that is flooded with a large picture loses voices too.
@@ -1029,8 +1046,8 @@ const DOUBT_MORE_PAUSE_MAX: Duration = Duration::from_secs(30);
 /// Where estimating the way to a client begins, in bit/s. More floods a narrow line for its first second, less delays the first
 /// picture; probes find out what there is beyond within that second.
 const ESTIMATE_INITIAL: u64 = 1_000_000;
-/// Shorter costs time per connection, longer notices loss later.
-const STATS_INTERVAL: Duration = Duration::from_secs(1);
+/// Shorter costs time per connection, longer notices later that a path has become narrow.
+const STATS_INTERVAL: Duration = Duration::from_millis(100);
 /// Packets kept for retransmission per outgoing line. More costs about 440 bytes each and serves longer round trips.
 const RTX_CACHE_VIDEO: usize = 512;
 const RTX_CACHE_AUDIO: usize = 50;

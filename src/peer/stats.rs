@@ -1,4 +1,4 @@
-//! What str0m measures of a connection, once a second, and the rates that follow from two such measurements.
+//! What str0m measures of a connection, several times a second, and the rates that follow from measurements a second apart.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -15,8 +15,15 @@ pub struct Stats {
     pub loss_down: Option<f32>,
     /// Share of what the client sent and did not arrive here, 0 to 1, before retransmission.
     pub loss_up: Option<f32>,
+    /// As [`Stats::loss_down`], of the second before the latest measurement.
+    loss_present: f32,
     /// The latest round trips, the newest last; at most [`RTTS`].
     rtts: VecDeque<Duration>,
+    /// When a second was full, and whether this measurement filled one.
+    second: Option<Instant>,
+    is_full: bool,
+    /// Shares that were lost since then on the way here: sum and number.
+    losses_up: (f32, f32),
     received: FxHashMap<(Mid, Option<Rid>), Received>,
     sent: FxHashMap<Mid, Sent>,
 }
@@ -77,6 +84,16 @@ impl Stats {
         grows || reported.or(self.loss_down).is_none_or(|loss| loss > QUEUE_LOSS)
     }
 
+    /// The round trip is longer than it was: there is a queue on the way, or another way.
+    pub fn is_longer(&self) -> bool {
+        matches!((self.rtt, self.rtts.iter().min()), (Some(rtt), Some(least)) if rtt > *least + FLOOD_DELAY)
+    }
+
+    /// As [`Stats::loss_down`], of the second before the latest measurement.
+    pub fn loses(&self) -> bool {
+        self.loss_present > FLOOD_LOSS
+    }
+
     /// So much waits or gets lost that even the least is too much.
     pub fn is_starved(&self, reported: Option<f32>) -> bool {
         let waits = match (self.rtts.back(), self.rtts.iter().min()) {
@@ -86,7 +103,19 @@ impl Stats {
         waits || reported.or(self.loss_down).is_some_and(|loss| loss > STARVED_LOSS)
     }
 
-    pub(super) fn on_peer(&mut self, stats: &PeerStats) {
+    /// The first of what belongs to one measurement. `true`: a second is full, and all figures but the estimate are new.
+    pub(super) fn on_peer(&mut self, stats: &PeerStats) -> bool {
+        self.loss_present = stats.egress_loss_fraction.unwrap_or(0.0);
+        if let Some(loss) = stats.ingress_loss_fraction {
+            self.losses_up = (self.losses_up.0 + loss, self.losses_up.1 + 1.0);
+        }
+        let elapsed = self.second.map(|since| stats.timestamp.saturating_duration_since(since));
+        self.is_full = elapsed.is_none_or(|elapsed| elapsed >= SECOND);
+        if !self.is_full {
+            self.rtt = stats.rtt.or(self.rtt);
+            return false;
+        }
+        self.second = Some(stats.timestamp);
         if let Some(rtt) = stats.rtt {
             if self.rtts.len() >= RTTS {
                 self.rtts.pop_front();
@@ -96,10 +125,15 @@ impl Stats {
         // Without feedback in the interval the former figure stands; loss without any traffic is none.
         self.rtt = stats.rtt.or(self.rtt);
         self.loss_down = stats.egress_loss_fraction;
-        self.loss_up = stats.ingress_loss_fraction;
+        let (sum, count) = std::mem::take(&mut self.losses_up);
+        self.loss_up = (count > 0.0).then(|| sum / count);
+        true
     }
 
     pub(super) fn on_ingress(&mut self, stats: &MediaIngressStats) {
+        if !self.is_full {
+            return;
+        }
         if self.received.len() >= LINES_MAX && !self.received.contains_key(&(stats.mid, stats.rid)) {
             return;
         }
@@ -116,6 +150,9 @@ impl Stats {
     }
 
     pub(super) fn on_egress(&mut self, stats: &MediaEgressStats) {
+        if !self.is_full {
+            return;
+        }
         if self.sent.len() >= LINES_MAX && !self.sent.contains_key(&stats.mid) {
             return;
         }
@@ -139,9 +176,13 @@ fn rate(bytes_before: u64, before: Option<Instant>, bytes: u64, now: Instant) ->
     (!elapsed.is_zero()).then(|| (bits as f64 / elapsed.as_secs_f64()) as u64)
 }
 
+/// Rates are over so much, a little less than a second so that a measurement that comes early counts.
+const SECOND: Duration = Duration::from_millis(900);
 /// A round trip that is so much longer than the least of late is one in which a queue grows; jitter is less, and another route
 /// is longer once, not longer and longer.
 const QUEUE_DELAY: Duration = Duration::from_millis(100);
+const FLOOD_DELAY: Duration = Duration::from_millis(150);
+const FLOOD_LOSS: f32 = 0.02;
 const RTTS: usize = 3;
 /// More than a busy machine adds, less than a line adds that is full of video.
 const STARVED_DELAY: Duration = Duration::from_millis(400);
