@@ -333,6 +333,16 @@ impl Sfu {
         }
     }
 
+    /// Ends at once what a slot is sent; it goes on with a key frame of what it is to be sent. For a line that is flooded, where
+    /// going on until then would only delay that.
+    pub fn cut(&mut self, now: Instant, slot: Slot) {
+        self.clock = Some(now);
+        let Some(id) = self.subscribed(slot) else { return };
+        let Some(track) = self.tracks.get_mut(&id) else { return };
+        track.cut(now, slot);
+        self.settle(id);
+    }
+
     /// Appends what can be chosen of a track: ascending by resolution, then by frame rate.
     pub fn layers(&self, now: Instant, track: TrackId, out: &mut Vec<LayerInfo>) {
         if let Some(track) = self.tracks.get(&track) {

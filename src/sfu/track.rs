@@ -96,6 +96,14 @@ impl Track {
         }
     }
 
+    pub fn cut(&mut self, now: Instant, slot: Slot) {
+        let Some(subscription) = self.subscriptions.iter_mut().find(|s| s.slot == slot) else { return };
+        if self.kind.is_video() {
+            subscription.detach();
+            self.select(now);
+        }
+    }
+
     /// Sends a slot that waits what is kept of its goal, or of the nearest encoding below.
     pub fn replay(
         &mut self,

@@ -148,11 +148,26 @@ impl Shard {
         peer.set_least(now, least.map_or(0, |(_, rate)| estimate_for(rate, audio)), &mut self.sink);
         let estimate = peer.estimate();
         let budget = estimate.map_or(UNLIMITED, |estimate| budget_of(estimate, audio));
-        let total = self.allocator.allocate(budget, now >= participant.raise_after);
+        let was_flooded = participant.is_flooded;
+        participant.is_flooded = peer.stats().is_longer()
+            && (was_flooded
+                || budget < participant.allotted
+                || peer.stats().loses()
+                || peer.video_wait(now) > FLOOD_WAIT);
+        let is_flooded = participant.is_flooded;
+        // What waits on the line has to leave as well.
+        let budget = if is_flooded { budget.min((budget / FLOOD_SHARE).max(FLOOD_LEAST)) } else { budget };
+        let may_raise = now >= participant.raise_after;
+        let total = self.allocator.allocate(budget, may_raise);
         let mut lowered = false;
         for allotment in self.allocator.allotments() {
             let has_wish = has_wish(&participant.wishes);
-            lowered |= participant.carried[allotment.key].take(allotment, has_wish);
+            let carried = &mut participant.carried[allotment.key];
+            let before = carried.current;
+            if carried.take(allotment, has_wish) {
+                lowered = true;
+                carried.lowers = !is_same_encoding(before, carried.current);
+            }
         }
         participant.is_limited = total.is_limited;
         participant.allotted = total.used;
@@ -168,13 +183,30 @@ impl Shard {
                 participant.dirty = true;
             }
         }
-        let replay = estimate.map_or(REPLAY_MAX, |e| (e / 8 * REPLAY_MS / 1000) as usize).min(REPLAY_MAX);
+        let replay = match estimate {
+            _ if is_flooded => 0,
+            Some(estimate) => ((estimate / 8 * REPLAY_MS / 1000) as usize).min(REPLAY_MAX),
+            None => REPLAY_MAX,
+        };
         let mut forwards = std::mem::take(&mut self.forwards);
         for carried in &mut participant.carried {
+            let slot = Slot { participant: key, mid: carried.mid };
+            carried.lowers &=
+                state.sfu.forwarding(slot).map(Current::Layer).is_some_and(|f| !is_same_encoding(f, carried.current));
+            if is_flooded && carried.lowers {
+                state.sfu.cut(now, slot);
+                peer.forget_sent(carried.mid);
+                carried.lowers = false;
+            }
             if carried.target != Some(carried.wanted) {
                 carried.target = Some(carried.wanted);
-                let slot = Slot { participant: key, mid: carried.mid };
                 state.sfu.set_target(now, slot, carried.wanted, replay, &mut forwards);
+            }
+        }
+        if was_flooded && !is_flooded {
+            // What began while so much got lost may lack a packet that nobody asks for any more.
+            for carried in participant.carried.iter().filter(|c| c.kind == MediaKind::Video) {
+                state.sfu.handle_keyframe_request(now, Slot { participant: key, mid: carried.mid });
             }
         }
         let index = participant.room;
@@ -366,6 +398,10 @@ fn estimate_for(rate: u64, audio: u64) -> u64 {
     (rate / 7 * 8 + audio) / 19 * 20 + 10_000
 }
 
+fn is_same_encoding(a: Current, b: Current) -> bool {
+    matches!((a, b), (Current::Layer(a), Current::Layer(b)) if a.encoding == b.encoding)
+}
+
 fn is_other(rate: u64, told: u64) -> bool {
     rate.abs_diff(told) > told / 20
 }
@@ -376,6 +412,12 @@ pub(super) const VOICES: usize = 3;
 pub(super) const TICK: Duration = Duration::from_millis(100);
 /// After something was lowered for want of bandwidth nothing is raised for so long: the estimate has to show that it holds.
 const RAISE_PAUSE: Duration = Duration::from_millis(2_000);
+/// Video that waits so long while the round trip is longer than it was is more than the line takes. Less is what a key frame waits.
+const FLOOD_WAIT: Duration = Duration::from_millis(50);
+/// While a line is flooded, one of so many parts of what it takes may be new, so that what waits can leave; but always as much as
+/// a small picture takes.
+const FLOOD_SHARE: u64 = 4;
+const FLOOD_LEAST: u64 = 150_000;
 /// Where nothing is known of the bandwidth (a client without feedback), in bit/s.
 const UNLIMITED: u64 = 1_000_000_000;
 /// Worth knowing even while nothing is to be sent, in bit/s: whoever speaks next should have a picture at once.

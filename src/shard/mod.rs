@@ -183,6 +183,8 @@ struct Participant {
     bitrates: (u64, u64),
     /// Until then no better layer is given.
     raise_after: Instant,
+    /// More was sent than its line takes, and what waits there has not left yet.
+    is_flooded: bool,
     names: Vec<TrackName>,
     candidates: usize,
     restart_wanted: bool,
@@ -229,6 +231,8 @@ struct Carried {
     /// What it is to be sent, and what the sfu was told of that. `None`: nothing yet.
     wanted: Target,
     target: Option<Target>,
+    /// A lower encoding is to be sent than still is.
+    lowers: bool,
 }
 
 impl Carried {
@@ -242,6 +246,7 @@ impl Carried {
             reason: LayerReason::Source,
             wanted: Target::Paused,
             target: None,
+            lowers: false,
         }
     }
 }
@@ -296,6 +301,7 @@ impl Participant {
             is_limited: false,
             bitrates: (0, 0),
             raise_after: now,
+            is_flooded: false,
             names: Vec::new(),
             candidates: 0,
             restart_wanted: false,

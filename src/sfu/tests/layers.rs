@@ -558,6 +558,37 @@ fn a_replay_to_who_sees_something_has_few_pictures() {
     stage.verify();
 }
 
+/// A line that is flooded takes nothing more of what floods it, and goes on with a key frame of what fits.
+#[test]
+fn a_cut_ends_at_once_what_was_sent() {
+    for mode in [Mode::Vp8 { temporal: 3 }, Mode::Vp9 { spatial: 1, temporal: 3, flexible: false }] {
+        let mut stage = stage(mode, &SIMULCAST, layer(2, 0, 2));
+        stage.subscribe(slot(1), TRACK, layer(2, 0, 2));
+        stage.run(500);
+        stage.requests.clear();
+        stage.answers = false;
+        let now = stage.room.now();
+        stage.room.sfu.cut(now, slot(0));
+        assert_eq!(stage.forwarding(slot(0)), None, "{mode:?}");
+        stage.set_target(slot(0), layer(0, 0, 2));
+        let before = stage.receiver(slot(0)).times_at(stage.room.ms).len();
+        stage.run(330);
+        assert_eq!(
+            stage.receiver(slot(0)).times_at(stage.room.ms).len(),
+            before,
+            "{mode:?}: nothing before a key frame"
+        );
+        let asked: Vec<_> = stage.requests.iter().map(|r| r.rid).collect();
+        assert!(asked.iter().all(|rid| *rid == Some("q".into())) && !asked.is_empty(), "{mode:?}: {asked:?}");
+        stage.answers = true;
+        stage.run(1000);
+        assert_eq!(stage.forwarding(slot(0)), Some((0, 0, 2)), "{mode:?}");
+        assert_eq!(stage.forwarding(slot(1)), Some((2, 0, 2)), "{mode:?}: others are sent what they were");
+        assert_eq!(stage.receiver(slot(0)).holes(), 0, "{mode:?}");
+        stage.verify();
+    }
+}
+
 #[test]
 fn a_receiver_without_descriptors_gets_what_it_can_read() {
     for (mode, expect) in [
