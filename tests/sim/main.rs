@@ -7,6 +7,7 @@
 #![allow(clippy::collapsible_match)]
 
 mod client;
+mod cuts;
 mod decoder;
 mod encoder;
 mod figures;

@@ -26,7 +26,7 @@ use crate::payload::Source;
 use receive::{Assigned, Heard, Line};
 use send::Sender;
 
-pub use receive::Seen;
+pub use receive::{AudioShare, Seen};
 pub use send::{Asked, Voice};
 
 /// How a client wants to receive.
