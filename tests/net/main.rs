@@ -9,6 +9,24 @@
 
 mod harness;
 
+// The browser of the simulator, and what its network does to datagrams: here on real sockets.
+#[allow(dead_code, clippy::collapsible_match)]
+#[path = "../sim/client/mod.rs"]
+mod client;
+#[allow(dead_code)]
+#[path = "../sim/decoder.rs"]
+mod decoder;
+#[allow(dead_code)]
+#[path = "../sim/encoder.rs"]
+mod encoder;
+#[allow(dead_code)]
+#[path = "../sim/payload.rs"]
+mod payload;
+#[allow(dead_code)]
+#[path = "../sim/net.rs"]
+mod weather;
+
+mod figures;
 mod http;
 mod ice_tcp;
 mod lifecycle;

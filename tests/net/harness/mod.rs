@@ -1,8 +1,10 @@
 //! A server process, and clients for it.
 
+pub mod call;
 pub mod caller;
 pub mod client;
 pub mod media;
+pub mod relay;
 pub mod server;
 pub mod ws;
 

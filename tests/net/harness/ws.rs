@@ -1,6 +1,7 @@
 //! A signaling client: frames by tungstenite, or by hand where every byte counts.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
+use std::os::fd::{AsRawFd, RawFd};
 use std::time::Instant;
 
 use serde_json::{Value, json};
@@ -163,6 +164,37 @@ impl Ws {
 
     pub fn stream(&mut self) -> &mut Stream {
         self.socket.get_mut()
+    }
+
+    /// From here on nothing waits: for [`Ws::poll`] and [`Ws::queue`].
+    pub fn polled(self) -> Self {
+        self.socket.get_ref().socket().set_nonblocking(true).unwrap();
+        self
+    }
+
+    /// The next text, if it is there.
+    pub fn poll(&mut self) -> Option<String> {
+        loop {
+            match self.socket.read() {
+                Ok(Message::Text(text)) => return Some(text.as_str().to_owned()),
+                Ok(Message::Close(frame)) => panic!("the server closed: {frame:?}"),
+                Ok(_) => {}
+                Err(Error::Io(e)) if e.kind() == ErrorKind::WouldBlock => return None,
+                Err(e) => panic!("no message: {e}"),
+            }
+        }
+    }
+
+    /// Sends it, at once or when there is room.
+    pub fn queue(&mut self, text: String) {
+        match self.socket.send(Message::text(text)) {
+            Err(Error::Io(e)) if e.kind() == ErrorKind::WouldBlock => {}
+            sent => sent.expect("the server reads"),
+        }
+    }
+
+    pub fn fd(&self) -> RawFd {
+        self.socket.get_ref().socket().as_raw_fd()
     }
 }
 
