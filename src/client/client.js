@@ -2684,7 +2684,7 @@ class Peer {
           if (waiter.inOffer === offer.id) waiter.inOffer = null;
         }
         this.#wanted = true;
-      } else if (offer.restart && error.code !== "timeout") {
+      } else if (error.code === "not_available" || (offer.restart && error.code !== "timeout")) {
         this.#hooks.onStale(error.code);
         return;
       } else {

@@ -154,6 +154,13 @@ pub fn fingerprint(text: &str) -> Option<String> {
     text.lines().find_map(|l| l.strip_prefix("a=fingerprint:")).map(|v| v.trim().to_owned())
 }
 
+/// What tells the descriptions of one PeerConnection from those of all others: its fingerprint, which several may share that were
+/// given one certificate, and its session's number (RFC 8866 §5.2).
+pub fn identity(text: &str) -> Option<String> {
+    let session = text.lines().find_map(|l| l.strip_prefix("o="))?.split(' ').nth(1)?;
+    Some(format!("{session} {}", fingerprint(text)?))
+}
+
 /// The mids of a description in the order of its m-lines.
 pub fn mids(text: &str) -> Vec<String> {
     text.lines().filter_map(|l| l.strip_prefix("a=mid:")).map(|v| v.trim().to_owned()).collect()

@@ -349,6 +349,7 @@ impl Shard {
         };
         participant.shelved = None;
         let Some(mut peer) = participant.peer.take() else { return };
+        participant.ended = participant.identity.take().or(participant.ended.take());
         peer.close(now, &mut self.sink);
         self.transmits.append(&mut self.sink.transmits);
         self.sink.received.clear();

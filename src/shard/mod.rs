@@ -172,6 +172,9 @@ struct Participant {
     peer: Option<Peer>,
     /// The peer whose first offer was crossed by the client's own, until it is clear which of the two the client goes by.
     shelved: Option<Peer>,
+    /// Which PeerConnection of the client's the peer belongs to ([`sdp::identity`]), and to which the one before did.
+    identity: Option<String>,
+    ended: Option<String>,
     ufrags: Vec<Box<[u8]>>,
     addresses: Vec<(Protocol, SocketAddr)>,
     published: Vec<Published>,
@@ -293,6 +296,8 @@ impl Participant {
             may_subscribe: false,
             peer: None,
             shelved: None,
+            identity: None,
+            ended: None,
             ufrags: Vec::new(),
             addresses: Vec::new(),
             published: Vec::new(),

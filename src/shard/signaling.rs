@@ -397,6 +397,12 @@ impl Shard {
         if participant.peer.as_ref().is_some_and(|p| p.is_dead() || p.is_foreign(&offer.sdp)) {
             self.drop_peer(now, key);
         }
+        let identity = crate::peer::sdp::identity(&offer.sdp);
+        if self.participant(key).is_some_and(|p| p.peer.is_none() && p.ended.is_some() && p.ended == identity) {
+            // A browser would take the answer of a new peer for an ICE restart, and go on with the keys of the old one.
+            let text = "this PeerConnection was given up after its connection failed; make another one";
+            return Err((ErrorCode::NotAvailable, text.into()));
+        }
         self.leave_peer_to_peer(key);
         if let Some(participant) = self.participant_mut(key)
             && participant.peer.as_ref().is_some_and(Peer::awaits_first_answer)
@@ -417,6 +423,7 @@ impl Shard {
                 return Err(negotiation_refused(e));
             }
         };
+        participant.identity = identity;
         let room = participant.room;
         let form = self.session_of(key).map_or(message::Form::Object, |s| s.sdp_form());
         let text =
@@ -459,6 +466,7 @@ impl Shard {
         let result = peer.handle_answer(now, echoed, &answer.sdp, &mut self.sink);
         if result.is_ok() {
             participant.note_names(&answer);
+            participant.identity = crate::peer::sdp::identity(&answer.sdp);
         }
         self.leave_peer_to_peer(key);
         match result {
@@ -942,7 +950,9 @@ fn negotiation_refused(error: NegotiationError) -> Refused {
         NegotiationError::Sdp(text) => (ErrorCode::BadSdp, text),
         NegotiationError::Stale => (ErrorCode::StaleAnswer, "this answers an offer that was dropped".into()),
         NegotiationError::Unexpected => (ErrorCode::UnexpectedAnswer, "the server has made no offer".into()),
-        NegotiationError::Dead => (ErrorCode::Internal, "the media connection failed; offer again".into()),
+        NegotiationError::Dead => {
+            (ErrorCode::Internal, "the media connection failed; make another PeerConnection".into())
+        }
     }
 }
 

@@ -341,14 +341,21 @@ fn a_connection_that_never_comes_up_is_dropped() {
         let ann = world.join_at(0, "ann", "r", &SLOTS, Weather { dark: true, ..FAIR });
         let bob = world.join("bob", "r", &SLOTS);
         world.expect("the tracks are published", 2 * SECOND, |w| w.clients[bob].tracks.len() == 2);
+        let first = world.clients[ann].last_offer.clone();
         world.run(27 * SECOND);
         let tracks = world.clients[bob].tracks.len();
         world.check(tracks == 2, || "the connection was given up too early".into());
         world.expect("the connection is dropped", 4 * SECOND, |w| w.clients[bob].tracks.is_empty());
         world.with(ann, |c, _| c.say("chat", json!({"text": "still here"})));
         world.expect("the session stays", SECOND, |w| w.clients[bob].texts_of("chat").next().is_some());
-        // And it may try again.
+        // It may try again, but not with what has the keys of the connection that was dropped.
         world.set_weather(ann, FAIR);
+        world.with(ann, |c, _| c.say("offer", json!({"sdp": first})));
+        let is_refused = |w: &World| {
+            let mut errors = w.clients[ann].texts_of("error");
+            errors.any(|(_, e)| e["data"]["message"].as_str().is_some_and(|text| text.contains("given up")))
+        };
+        world.expect("the old one is refused", 2 * SECOND, is_refused);
         world.with(ann, |c, now| c.reconnect(now));
         expect_media(world, &[ann, bob], 3 * SECOND);
     });

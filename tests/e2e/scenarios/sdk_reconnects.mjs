@@ -170,6 +170,17 @@ await story("the SDK comes back", async () => {
   assertEqual((await told()).filter((text) => /^error/.test(text)), [], "errors of what mended itself");
   step("a restart that the server refuses means a new connection");
 
+  // An ordinary offer: the server has given the connection up, and nothing here has shown that yet.
+  await page.evaluate(async () => {
+    globalThis.secondPc = e2e.state.call.peerConnection;
+    server.refuse = "not_available";
+    e2e.state.call.publish(e2e.makeVideo("green"), { source: "camera2" }).catch(() => {});
+  });
+  await until("another media connection", () => page.evaluate(() => e2e.state.call.peerConnection !== secondPc));
+  await back();
+  assertEqual((await told()).filter((text) => /^error/.test(text)), [], "errors of what mended itself");
+  step("an offer of a connection that was given up means a new one");
+
   // Tokens.
   await page.evaluate(() => server.say({ type: "token-expiring", data: {} }));
   await until("the renewed token", async () => (await sent("token")).length === 1);

@@ -131,6 +131,7 @@ pub struct Client {
     pub transmits: VecDeque<(SocketAddr, Vec<u8>)>,
     pub texts: Vec<(Duration, Value)>,
     pub errors: Vec<String>,
+    pub last_offer: String,
     pub heard: BTreeMap<(u32, Source), Heard>,
     pub arrived: Vec<Seen>,
     pub violations: Vec<String>,
@@ -199,6 +200,7 @@ impl Client {
             transmits: VecDeque::new(),
             texts: Vec::new(),
             errors: Vec::new(),
+            last_offer: String::new(),
             heard: BTreeMap::new(),
             arrived: Vec::new(),
             violations: Vec::new(),
@@ -671,7 +673,9 @@ impl Client {
         let Some((offer, pending)) = made else { return };
         self.offers += 1;
         let id = format!("o{}", self.offers);
-        let mut data = json!({"sdp": spoken(&offer.to_sdp_string())});
+        let sdp = spoken(&offer.to_sdp_string());
+        let mut data = json!({"sdp": sdp});
+        self.last_offer = sdp;
         // Cameras and microphones need no name.
         let named = self.senders.iter().filter(|s| !matches!(s.source, Source::Camera | Source::Microphone));
         let named: Vec<Value> =
