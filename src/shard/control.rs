@@ -174,9 +174,9 @@ impl Shard {
         if lowered {
             participant.raise_after = now + RAISE_PAUSE;
         }
-        if estimate.is_some() {
+        if let Some(estimate) = estimate {
             // Rates that hardly change are not told anew: each time the estimator may probe for them.
-            let wishes = (total.minimum + audio, (total.desired + audio).max(DESIRED_MIN));
+            let wishes = (total.minimum + audio, (total.desired + audio).max(DESIRED_MIN).max(kept_of(estimate)));
             if is_other(wishes.0, participant.bitrates.0) || is_other(wishes.1, participant.bitrates.1) {
                 participant.bitrates = wishes;
                 peer.set_bitrates(wishes.0, wishes.1, &mut self.sink);
@@ -402,6 +402,12 @@ fn is_same_encoding(a: Current, b: Current) -> bool {
     matches!((a, b), (Current::Layer(a), Current::Layer(b)) if a.encoding == b.encoding)
 }
 
+/// What is worth probing for so that an estimate is kept: while little is sent the estimator probes for twice of what it is told
+/// from time to time, and takes what such a probe finds for all there is.
+fn kept_of(estimate: u64) -> u64 {
+    (estimate / 5 * 3).min(KEPT_MAX)
+}
+
 fn is_other(rate: u64, told: u64) -> bool {
     rate.abs_diff(told) > told / 20
 }
@@ -422,6 +428,8 @@ const FLOOD_LEAST: u64 = 150_000;
 const UNLIMITED: u64 = 1_000_000_000;
 /// Worth knowing even while nothing is to be sent, in bit/s: whoever speaks next should have a picture at once.
 const DESIRED_MIN: u64 = 600_000;
+/// Bit/s; twice of it is enough for a large picture and more. Higher makes probes larger, every few seconds.
+const KEPT_MAX: u64 = 1_500_000;
 /// Of a cached key-frame group, what the line takes in this time may be sent at once.
 const REPLAY_MS: u64 = 350;
 const REPLAY_MAX: usize = 256 * 1024;
