@@ -53,6 +53,8 @@ pub struct Accepted {
     pub seq: u64,
     /// Nothing newer was seen.
     pub is_newest: bool,
+    /// So many numbers before it are still to come, when it is the newest.
+    pub skipped: u64,
 }
 
 impl Encoding {
@@ -136,6 +138,7 @@ impl Encoding {
             self.restart(packet, generation);
         }
 
+        let next = self.window.highest().map_or(0, |highest| highest.saturating_add(1));
         let is_newest = self.window.insert(seq)?;
         match self.presence(now) {
             Presence::Live => {}
@@ -149,8 +152,9 @@ impl Encoding {
             }
             return Err(Refused::Empty);
         }
+        let skipped = seq.saturating_sub(next);
         let seq = self.padding.compact(seq).ok_or(Refused::Late)?;
-        Ok(Accepted { seq, is_newest })
+        Ok(Accepted { seq, is_newest, skipped })
     }
 
     fn restart(&mut self, packet: &Incoming<'_>, generation: u32) {

@@ -7,6 +7,7 @@ use str0m::format::Codec;
 use str0m::media::Pt;
 use str0m::rtp::ExtensionValues;
 
+use super::encoding::Accepted;
 use super::rewrite::Numbers;
 use super::{DependencyDescriptor, Incoming};
 
@@ -69,13 +70,18 @@ impl Held {
     /// somebody waits.
     const MAX: usize = 128;
 
-    pub fn push(&mut self, is_newest: bool, numbers: Numbers, packet: &Incoming<'_>) {
-        if self.packets.is_empty() {
+    pub fn push(&mut self, accepted: Accepted, numbers: Numbers, packet: &Incoming<'_>) {
+        if accepted.is_newest && accepted.skipped > Held::MAX as u64 {
+            // A receiver that got what was before this as well could only wait for what will not come.
+            self.packets.clear();
+            self.complete_from = numbers.seq;
+        } else if self.packets.is_empty() {
             // What is newer than this one and came before it is gone.
-            if !is_newest {
+            if !accepted.is_newest {
                 return;
             }
-            self.complete_from = numbers.seq;
+            // What it overtook comes after it, and is held as well.
+            self.complete_from = numbers.seq.saturating_sub(accepted.skipped);
         }
         self.packets.push_back((numbers, Content::of(packet)));
         if self.packets.len() > Held::MAX

@@ -322,7 +322,7 @@ impl Track {
             }
         };
         let Some((numbers, frame)) = self.inspect(now, index, packet, accepted, counters) else { return };
-        self.distribute(now, index, packet, (numbers, frame, accepted.is_newest), config, counters, out);
+        self.distribute(now, index, packet, (numbers, frame, accepted), config, counters, out);
     }
 
     fn inspect(
@@ -372,7 +372,7 @@ impl Track {
         now: Instant,
         index: usize,
         packet: &Incoming<'_>,
-        (numbers, frame, is_newest): (Numbers, Frame, bool),
+        (numbers, frame, accepted): (Numbers, Frame, Accepted),
         config: &SfuConfig,
         counters: &mut Counters,
         out: &mut Vec<Forward>,
@@ -384,9 +384,9 @@ impl Track {
         }
         // Something may start with a packet only if everything after it is still to come, or was kept.
         let Some(encoding) = self.encodings.get_mut(index) else { return };
-        let can_start = frame.starts_keyframe && (is_newest || encoding.held.has_all_after(numbers.seq));
+        let can_start = frame.starts_keyframe && (accepted.is_newest || encoding.held.has_all_after(numbers.seq));
         if encoding.keyframe.is_standing() && !can_start {
-            encoding.held.push(is_newest, numbers, packet);
+            encoding.held.push(accepted, numbers, packet);
         }
         if is_video && can_start {
             encoding.keyframe.on_keyframe();

@@ -219,6 +219,14 @@ fn a_late_key_frame_start_brings_what_came_before_it() {
     let out = room.send(&Packet::video(15, true));
     let got: Vec<(Slot, u8)> = out.iter().map(|f| (f.slot, f.payload[2])).collect();
     assert_eq!(got, [(slot(0), 15), (slot(1), 15), (slot(1), 16)]);
+    // Nothing else has come since somebody waits: the first packet that comes of a key frame is its last.
+    room.subscribe(slot(2), TRACK);
+    for seq in [19, 18] {
+        assert_eq!(room.send(&Packet::video(seq, false)).len(), 2);
+    }
+    let out = room.send(&Packet::video(17, true));
+    let got: Vec<u8> = out.iter().filter(|f| f.slot == slot(2)).map(|f| f.payload[2]).collect();
+    assert_eq!(got, [17, 18, 19]);
 }
 
 #[test]
