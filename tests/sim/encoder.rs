@@ -42,7 +42,7 @@ pub enum Size {
     Packets(u8, usize),
 }
 
-const fn spatial(width: u16, height: u16, kbps: u64) -> Spatial {
+pub const fn spatial(width: u16, height: u16, kbps: u64) -> Spatial {
     Spatial { width, height, size: Size::Rate(kbps * 1000) }
 }
 

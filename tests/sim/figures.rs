@@ -7,32 +7,9 @@ use crate::client::{BROWSER, Plan, Voice};
 use crate::encoder::SVC;
 use crate::net::{DARK, FAIR, HOME, Weather};
 use crate::payload::Source;
+use crate::watch::{LATE, expect_width, frozen, percent, silence};
 use crate::world::{MS, SECOND, World};
 use crate::{expect_media, simulate};
-
-/// How late audio may be and still be played.
-const LATE: Duration = Duration::from_millis(400);
-
-fn percent(share: f64) -> String {
-    format!("{:.2} %", share * 100.0)
-}
-
-/// Waits until the picture of a camera has this width.
-fn expect_width(world: &mut World, to: usize, from: usize, source: Source, width: u16, within: Duration) -> Duration {
-    let what = format!("{source:?} of {from} at {to} is {width} wide");
-    world.expect(&what, within, |w| w.clients[to].width_of(w.now, from as u32, source) == width)
-}
-
-/// How long the picture of a camera stood still since then.
-fn frozen(world: &World, to: usize, from: usize, since: Duration) -> Duration {
-    let decoder = world.clients[to].decoder_of(from as u32, Source::Camera);
-    decoder.map_or(world.now - since, |d| d.frozen(since, world.now))
-}
-
-/// The longest time without a packet of a microphone since then.
-fn silence(world: &World, to: usize, from: usize, since: Duration) -> Duration {
-    world.clients[to].audio_share(&world.clients[from], (since, world.now), LATE).gap
-}
 
 #[test]
 fn simulcast_arrives_in_its_best_layer() {

@@ -13,7 +13,9 @@ mod encoder;
 mod figures;
 mod net;
 mod payload;
+mod watch;
 mod whip;
+mod wishes;
 mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};

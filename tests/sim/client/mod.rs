@@ -363,7 +363,8 @@ impl Client {
     pub fn handle_closed(&mut self, code: u64) {
         self.closed = Some(code);
         self.joined = false;
-        self.rtc = None;
+        // What was under way does not arrive any more.
+        self.forget_connection();
     }
 
     pub fn handle_text(&mut self, now: Duration, text: &str) {
