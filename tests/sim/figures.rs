@@ -307,15 +307,22 @@ fn loss_of_5_percent() {
 }
 #[test]
 fn loss_of_10_percent() {
-    weather_rows("loss_of_10_percent", "10 % loss", HOME.lossy(0.1), 30 * SECOND, |_, _| {});
+    weather_rows("loss_of_10_percent", "10 % loss", HOME.lossy(0.1), 30 * SECOND, |world, o| {
+        world.check(o.audio >= 0.995, || format!("{} of the audio came", percent(o.audio)));
+    });
 }
 #[test]
 fn loss_of_20_percent() {
-    weather_rows("loss_of_20_percent", "20 % loss", HOME.lossy(0.2), 30 * SECOND, |_, _| {});
+    weather_rows("loss_of_20_percent", "20 % loss", HOME.lossy(0.2), 30 * SECOND, |world, o| {
+        world.check(o.audio >= 0.97, || format!("{} of the audio came", percent(o.audio)));
+    });
 }
 #[test]
 fn loss_of_30_percent() {
-    weather_rows("loss_of_30_percent", "30 % loss", HOME.lossy(0.3), 60 * SECOND, |_, _| {});
+    weather_rows("loss_of_30_percent", "30 % loss", HOME.lossy(0.3), 60 * SECOND, |world, o| {
+        // That the connection survives is asked of every row.
+        world.check(o.audio >= 0.9, || format!("{} of the audio came", percent(o.audio)));
+    });
 }
 #[test]
 fn loss_in_bursts_of_5() {
