@@ -12,6 +12,7 @@ mod decoder;
 mod encoder;
 mod figures;
 mod net;
+mod newcomers;
 mod payload;
 mod watch;
 mod whip;
