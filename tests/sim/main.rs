@@ -14,6 +14,7 @@ mod figures;
 mod net;
 mod newcomers;
 mod payload;
+mod presence;
 mod watch;
 mod whip;
 mod wishes;

@@ -618,9 +618,11 @@ impl World {
         let at = self.at();
         if now >= self.clock_told + SECOND {
             self.clock_told = now;
-            // A socket that is open answers pings; here it is never silent.
-            for end in &self.ends {
-                if let Some((shard, conn)) = end.conn {
+            // A socket that is open answers pings, as long as something passes.
+            for client in 0..self.ends.len() {
+                if let Some((shard, conn)) = self.ends[client].conn
+                    && !(self.dark_holds_talk && self.is_dark(client))
+                {
                     self.nodes[shard].shard.handle_pong(self.base + now, conn);
                 }
             }
