@@ -6,6 +6,7 @@
 // A guard that changes something would be harder to read.
 #![allow(clippy::collapsible_match)]
 
+mod channels;
 mod client;
 mod cuts;
 mod decoder;

@@ -149,6 +149,8 @@ pub struct Client {
     pub estimate: Option<u64>,
     pub messages: Vec<DataMessage>,
     channels: BTreeMap<String, ChannelId>,
+    /// Labels of those that are open.
+    open: BTreeSet<String>,
     base: Instant,
     crypto: Arc<CryptoProvider>,
     rtc: Option<Rtc>,
@@ -215,6 +217,7 @@ impl Client {
             estimate: None,
             messages: Vec::new(),
             channels: BTreeMap::new(),
+            open: BTreeSet::new(),
             base,
             crypto: Arc::new(str0m_aws_lc_rs::default_provider()),
             rtc: None,
@@ -511,6 +514,10 @@ impl Client {
         taken
     }
 
+    pub fn is_open(&self, label: &str) -> bool {
+        self.open.contains(label)
+    }
+
     /// Throws the PeerConnection away and makes a new one in the same session.
     ///
     /// A client that only answers has no way to say so, and keeps what it has.
@@ -585,6 +592,7 @@ impl Client {
         self.agreed.clear();
         self.senders.clear();
         self.channels.clear();
+        self.open.clear();
         self.early.clear();
         for line in self.lines.values_mut() {
             line.recent.clear();
@@ -800,9 +808,13 @@ impl Client {
             }
             Event::EgressBitrateEstimate(BweKind::Twcc { estimate, .. }) => self.afford(estimate.as_u64()),
             Event::ChannelOpen(id, label) => {
+                self.open.insert(label.clone());
                 self.channels.insert(label, id);
             }
-            Event::ChannelClose(id) => self.channels.retain(|_, open| *open != id),
+            Event::ChannelClose(id) => {
+                self.channels.retain(|_, open| *open != id);
+                self.open.retain(|label| self.channels.contains_key(label));
+            }
             Event::ChannelData(data) => {
                 let label = self.channels.iter().find(|(_, id)| **id == data.id).map(|(label, _)| label.clone());
                 let message =
