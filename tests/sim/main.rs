@@ -9,6 +9,7 @@
 mod channels;
 mod client;
 mod cuts;
+mod crowd;
 mod decoder;
 mod encoder;
 mod figures;
