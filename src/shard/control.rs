@@ -183,12 +183,8 @@ impl Shard {
                 participant.dirty = true;
             }
         }
-        let replay = match estimate {
-            _ if is_flooded => 0,
-            Some(estimate) => ((estimate / 8 * REPLAY_MS / 1000) as usize).min(REPLAY_MAX),
-            None => REPLAY_MAX,
-        };
         let mut forwards = std::mem::take(&mut self.forwards);
+        participant.replays.drain(now, estimate.unwrap_or(UNLIMITED));
         for carried in &mut participant.carried {
             let slot = Slot { participant: key, mid: carried.mid };
             carried.lowers &=
@@ -200,7 +196,11 @@ impl Shard {
             }
             if carried.target != Some(carried.wanted) {
                 carried.target = Some(carried.wanted);
-                state.sfu.set_target(now, slot, carried.wanted, replay, &mut forwards);
+                let most = if is_flooded { 0 } else { participant.replays.most(state.sfu.forwarding(slot).is_some()) };
+                let before = forwards.len();
+                state.sfu.set_target(now, slot, carried.wanted, most, &mut forwards);
+                let octets = forwards[before..].iter().map(|forward| forward.payload.len()).sum();
+                participant.replays.add(octets);
             }
         }
         if was_flooded && !is_flooded {
@@ -282,6 +282,39 @@ impl Shard {
         let mut layers = Vec::new();
         state.sfu.layers(now, track, &mut layers);
         layers.iter().map(described).collect()
+    }
+}
+
+/// What somebody was sent at once of kept key-frame groups, and the line has not taken yet.
+#[derive(Debug, Default)]
+pub(super) struct Replays {
+    waiting: usize,
+    /// Octets that the line takes in a second.
+    rate: u64,
+    drained: Option<Instant>,
+}
+
+impl Replays {
+    /// The line takes `rate` bit/s, and has taken about as much since the last call.
+    fn drain(&mut self, now: Instant, rate: u64) {
+        self.rate = rate / 8;
+        let elapsed = self.drained.replace(now).map_or(Duration::ZERO, |then| now.saturating_duration_since(then));
+        self.waiting = self.waiting.saturating_sub(self.within(elapsed));
+    }
+
+    fn add(&mut self, octets: usize) {
+        self.waiting += octets;
+    }
+
+    /// Octets that may be sent at once to a slot. Whoever sees nothing is waiting for them. Whoever sees something would see it
+    /// stand until all have come, and has what is seen until the next key frame.
+    fn most(&self, has_picture: bool) -> usize {
+        let time = if has_picture { SWITCH_REPLAY } else { REPLAY };
+        self.within(time).min(REPLAY_MAX).saturating_sub(self.waiting)
+    }
+
+    fn within(&self, time: Duration) -> usize {
+        usize::try_from(u128::from(self.rate) * time.as_millis() / 1000).unwrap_or(usize::MAX)
     }
 }
 
@@ -430,13 +463,41 @@ const UNLIMITED: u64 = 1_000_000_000;
 const DESIRED_MIN: u64 = 600_000;
 /// Bit/s; twice of it is enough for a large picture and more. Higher makes probes larger, every few seconds.
 const KEPT_MAX: u64 = 1_500_000;
-/// Of a cached key-frame group, what the line takes in this time may be sent at once.
-const REPLAY_MS: u64 = 350;
+/// Of a kept key-frame group, what the line takes in this time may be sent at once.
+const REPLAY: Duration = Duration::from_millis(350);
+/// The same where a picture is shown already, together with what was sent at once before. Longer is seen as a freeze: browsers
+/// count one when a picture is late by 150 ms.
+const SWITCH_REPLAY: Duration = Duration::from_millis(100);
 const REPLAY_MAX: usize = 256 * 1024;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_replayed_at_once_is_bounded_by_what_the_line_takes() {
+        let began = Instant::now();
+        let mut replays = Replays::default();
+        // Row: milliseconds since the start, octets that are replayed then, and what may be replayed after that to somebody who
+        // sees nothing, and to somebody who sees something. The line takes 100 octets in a millisecond.
+        let rows = [
+            (0, 0, 35_000, 10_000),
+            (0, 6_000, 29_000, 4_000),
+            (0, 6_000, 23_000, 0),
+            (20, 0, 25_000, 0),
+            (30, 0, 26_000, 1_000),
+            (30, 26_000, 0, 0),
+            (200, 0, 17_000, 0),
+            (5_000, 0, 35_000, 10_000),
+        ];
+        for (number, (at, octets, nothing, something)) in rows.into_iter().enumerate() {
+            replays.drain(began + Duration::from_millis(at), 800_000);
+            replays.add(octets);
+            assert_eq!((replays.most(false), replays.most(true)), (nothing, something), "row {number}");
+        }
+        replays.drain(began + Duration::from_millis(5_000), UNLIMITED);
+        assert_eq!(replays.most(false), REPLAY_MAX, "however fast the line is");
+    }
 
     /// What is lowered keeps everything from being raised for a while; a rate that swings must not, or nothing ever is.
     #[test]

@@ -188,6 +188,7 @@ struct Participant {
     raise_after: Instant,
     /// More was sent than its line takes, and what waits there has not left yet.
     is_flooded: bool,
+    replays: control::Replays,
     names: Vec<TrackName>,
     candidates: usize,
     restart_wanted: bool,
@@ -307,6 +308,7 @@ impl Participant {
             bitrates: (0, 0),
             raise_after: now,
             is_flooded: false,
+            replays: control::Replays::default(),
             names: Vec::new(),
             candidates: 0,
             restart_wanted: false,

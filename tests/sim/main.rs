@@ -8,8 +8,8 @@
 
 mod channels;
 mod client;
-mod cuts;
 mod crowd;
+mod cuts;
 mod decoder;
 mod encoder;
 mod figures;
