@@ -492,7 +492,7 @@ impl Peer {
         }
         self.note_descriptors(&summary.lines);
         self.after_negotiation(now, sink);
-        Ok(sdp::finish(&answer, &self.config))
+        Ok(sdp::finish(&sdp::narrow(&answer, text), &self.config))
     }
 
     /// Makes an offer of these changes; `None` when they need none. There must be no pending one. `id` is for the answer to

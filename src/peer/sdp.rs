@@ -166,6 +166,39 @@ pub fn mids(text: &str) -> Vec<String> {
     text.lines().filter_map(|l| l.strip_prefix("a=mid:")).map(|v| v.trim().to_owned()).collect()
 }
 
+/// The answer without formats that the offer does not have in the same m-line: str0m knows for the whole session whether there are
+/// redundancy and retransmissions, and browsers begin to send what an answer names, even where they had left it out.
+pub fn narrow(answer: &str, offer: &str) -> String {
+    let mut lines = offer.lines().filter(|l| l.starts_with("m="));
+    let mut offered = "";
+    let mut out = String::with_capacity(answer.len());
+    for line in answer.split_inclusive("\r\n") {
+        if line.starts_with("m=") {
+            offered = lines.next().unwrap_or("");
+            let mut words = line.split_ascii_whitespace();
+            let start: Vec<&str> = words.by_ref().take(FORMATS_AT).collect();
+            let (kept, others): (Vec<&str>, Vec<&str>) = words.partition(|format| is_format(offered, format));
+            // A line that is refused names any format.
+            let formats = if kept.is_empty() { others } else { kept };
+            let _ = write!(out, "{} {}\r\n", start.join(" "), formats.join(" "));
+            continue;
+        }
+        let format = ["a=rtpmap:", "a=fmtp:", "a=rtcp-fb:"].iter().find_map(|name| line.strip_prefix(name));
+        let format = format.and_then(|value| value.split_ascii_whitespace().next());
+        if format.is_none_or(|format| format == "*" || is_format(offered, format)) {
+            out.push_str(line);
+        }
+    }
+    out
+}
+
+fn is_format(line: &str, format: &str) -> bool {
+    line.split_ascii_whitespace().skip(FORMATS_AT).any(|f| f == format)
+}
+
+/// Words of an m-line before the formats: kind, port and protocol.
+const FORMATS_AT: usize = 3;
+
 /// The last edit of an own description: bitrate caps on every line on which the client may send, in both notations that
 /// browsers read (RFC 8866 `AS` in kbit/s, RFC 3890 `TIAS` in bit/s). Chromium holds all that it sends to the cap of a video
 /// line, so that has room for every encoding and for the voice; what one encoding may take a client is told by `encoding`. They
@@ -299,6 +332,20 @@ mod tests {
     fn candidates_and_bandwidth_are_taken_out() {
         let text = "v=0\r\na=candidate:1 1 udp 1 10.0.0.1 9 typ host\r\na=mid:0\r\na=end-of-candidates\r\nb=AS:1\r\n";
         assert_eq!(essential(text), "v=0\r\na=mid:0\r\n");
+    }
+
+    #[test]
+    fn an_answer_names_only_what_the_same_line_was_offered() {
+        let offer = "v=0\r\nm=audio 9 X 111 63\r\nm=audio 9 X 111\r\nm=video 9 X 96 97 98\r\nm=application 9 X webrtc-datachannel\r\n";
+        let red = "a=rtpmap:63 red/48000/2\r\na=fmtp:63 111/111\r\n";
+        let opus = "a=rtpmap:111 opus/48000/2\r\na=rtcp-fb:111 nack\r\n";
+        let rest = "m=video 0 X 96 97\r\na=rtcp-fb:* nack\r\na=fmtp:97 apt=96\r\na=mid:2\r\nm=application 9 X webrtc-datachannel\r\n";
+        let answer =
+            format!("v=0\r\nm=audio 9 X 63 111\r\n{red}{opus}m=audio 9 X 63 111\r\na=mid:1\r\n{red}{opus}{rest}");
+        let expected = format!("v=0\r\nm=audio 9 X 63 111\r\n{red}{opus}m=audio 9 X 111\r\na=mid:1\r\n{opus}{rest}");
+        assert_eq!(narrow(&answer, offer), expected);
+        // Without a counterpart nothing is left to choose from.
+        assert_eq!(narrow("m=video 0 X 96\r\na=mid:7\r\n", "v=0\r\n"), "m=video 0 X 96\r\na=mid:7\r\n");
     }
 
     #[test]
