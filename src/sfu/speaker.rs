@@ -137,6 +137,14 @@ impl<K: Copy + Ord> Speakers<K> {
         &self.top
     }
 
+    /// The same in order: who speaks, the dominant one first, then who spoke, the latest first. Whoever is given fewer than all
+    /// is given the first.
+    pub fn ranked_top(&self) -> impl Iterator<Item = K> + '_ {
+        let speaks = |key: &K| self.speakers.iter().any(|speaker| speaker.key == *key);
+        let speaking = self.speakers.iter().map(|speaker| speaker.key);
+        speaking.chain(self.recent().filter(move |key| !speaks(key))).filter(|key| self.top.contains(key))
+    }
+
     fn update_speakers(&mut self, now: Instant) -> bool {
         let mut changed = false;
         for voice in &mut self.voices {
@@ -317,6 +325,30 @@ const FLOOR_RISE_DB: f32 = 2.0;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_top_begins_with_the_loudest_of_those_who_speak() {
+        let mut speakers = Speakers::new(4);
+        let mut now = Instant::now();
+        // Row: ticks, the level of each, and the order after them.
+        let rows = [
+            (20, [-20, -20, -127, -127, -127], "abcd"),
+            // Two others get louder, and one of the first quieter, but not silent.
+            (10, [-20, -40, -10, -10, -127], "cdab"),
+            (5, [-20, -40, -127, -10, -127], "dacb"),
+            (20, [-20, -40, -127, -10, -127], "dabc"),
+            // Who spoke last, and of those at the same time who was there first.
+            (40, [-127, -127, -127, -127, -127], "abdc"),
+            (10, [-127, -127, -127, -127, -30], "eabd"),
+        ];
+        for (number, (ticks, levels, expected)) in rows.into_iter().enumerate() {
+            for _ in 0..ticks {
+                speakers.handle_levels(now, "abcde".chars().zip(levels));
+                now += Duration::from_millis(100);
+            }
+            assert_eq!(speakers.ranked_top().collect::<String>(), expected, "row {number}");
+        }
+    }
 
     /// A tick of 100 ms a sign: `L` loud, `#` speech, `+` low speech, `n` a fan, `.` silence, a blank: muted.
     fn level(sign: char) -> Option<i8> {

@@ -69,10 +69,9 @@ impl Shard {
     /// Carries on what changed in who speaks and who is heard.
     pub(super) fn on_voices(&mut self, index: usize, changes: Changes) {
         let Some(state) = self.rooms.get_mut(index) else { return };
-        if changes.recent || changes.top {
-            let top = state.speakers.top();
+        if changes != Changes::default() {
             state.voices.clear();
-            state.voices.extend(state.speakers.recent().filter(|track| top.contains(track)));
+            state.voices.extend(state.speakers.ranked_top());
             self.plan_all(index);
         }
         if changes.speakers {
