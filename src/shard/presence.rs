@@ -65,11 +65,12 @@ impl Shard {
         }
         // Never so soon that a network that changes looks like a leave.
         let gone_after = gone_after.max(SILENT_AFTER * 2);
-        if presence.socket_lost.is_none() && participant.silence(now) >= gone_after {
+        let silence = participant.silence(now);
+        if presence.socket_lost.is_none() && silence >= gone_after {
             let is_reachable = participant
                 .conn
                 .and_then(|conn| self.sessions.get(&conn))
-                .is_some_and(|session| now.saturating_duration_since(session.heard()) < gone_after);
+                .is_some_and(|session| now.saturating_duration_since(session.heard()) + LAST_WORD < silence);
             if !is_reachable {
                 let conn = participant.conn;
                 self.remove_participant(now, key, LeaveReason::Lost);
@@ -140,3 +141,6 @@ impl Shard {
 /// Browsers send a check at least every few seconds, so this is several of them; with the interval at which it is looked at it
 /// stays below the 15 s that are promised.
 const SILENT_AFTER: Duration = Duration::from_millis(14_500);
+/// What came over the socket so soon after the last media was under way when both went silent. Pings are answered every 20 s, so
+/// that a socket that lives is heard later than this before a silent participant is given up.
+const LAST_WORD: Duration = Duration::from_secs(5);

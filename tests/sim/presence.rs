@@ -38,11 +38,13 @@ fn expect_told(world: &mut World, who: usize, since: Duration, until: Duration, 
 fn a_network_that_vanishes() {
     simulate("a_network_that_vanishes", 1, |world| {
         world.dark_holds_talk = true;
-        // Whatever comes last, something from the socket or media.
-        for after in [0, 400, 800] {
+        // Whatever comes last: media, or a word that took longer.
+        for (signal_delay, after) in [(15 * MS, 0), (15 * MS, 500), (400 * MS, 0)] {
+            world.signal_delay = signal_delay;
             let (ann, bob) = ann_and_bob(world);
             world.run(MS * after);
             let start = world.now;
+            world.with(ann, |c, _| c.say("chat", json!({"text": "the line is bad"})));
             world.set_weather(ann, DARK);
             let lost = expect_told(world, bob, start, 15 * SECOND, &["lost"]);
             let gone = expect_told(world, bob, start, 31 * SECOND, &["lost", "user-left"]);
