@@ -308,8 +308,8 @@ impl Replays {
     /// Octets that may be sent at once to a slot. Whoever sees nothing is waiting for them. Whoever sees something would see it
     /// stand until all have come, and has what is seen until the next key frame.
     fn most(&self, has_picture: bool) -> usize {
-        let time = if has_picture { SWITCH_REPLAY } else { REPLAY };
-        self.within(time).min(REPLAY_MAX).saturating_sub(self.waiting)
+        let (one, all) = if has_picture { (SWITCH_REPLAY, SWITCH_REPLAY) } else { (REPLAY, REPLAY_ALL) };
+        self.within(all).saturating_sub(self.waiting).min(self.within(one)).min(REPLAY_MAX)
     }
 
     fn within(&self, time: Duration) -> usize {
@@ -464,6 +464,8 @@ const DESIRED_MIN: u64 = 600_000;
 const KEPT_MAX: u64 = 1_500_000;
 /// Of a kept key-frame group, what the line takes in this time may be sent at once.
 const REPLAY: Duration = Duration::from_millis(350);
+/// The same of all groups that somebody is sent who comes to a full room. Asking everybody for a key frame would take as much.
+const REPLAY_ALL: Duration = Duration::from_secs(2);
 /// The same where a picture is shown already, together with what was sent at once before. Longer is seen as a freeze: browsers
 /// count one when a picture is late by 150 ms.
 const SWITCH_REPLAY: Duration = Duration::from_millis(100);
@@ -481,11 +483,12 @@ mod tests {
         // sees nothing, and to somebody who sees something. The line takes 100 octets in a millisecond.
         let rows = [
             (0, 0, 35_000, 10_000),
-            (0, 6_000, 29_000, 4_000),
-            (0, 6_000, 23_000, 0),
-            (20, 0, 25_000, 0),
-            (30, 0, 26_000, 1_000),
-            (30, 26_000, 0, 0),
+            (0, 6_000, 35_000, 4_000),
+            (0, 6_000, 35_000, 0),
+            (20, 0, 35_000, 0),
+            (30, 0, 35_000, 1_000),
+            (30, 171_000, 20_000, 0),
+            (30, 20_000, 0, 0),
             (200, 0, 17_000, 0),
             (5_000, 0, 35_000, 10_000),
         ];
