@@ -115,6 +115,11 @@ fn the_sdk_comes_back_after_losses() {
     Story::new("sdk_reconnects").run();
 }
 
+#[test]
+fn what_is_encrypted_end_to_end_is_forwarded() {
+    Story::new("e2ee").limit(90).run();
+}
+
 /// The whole machine is one resource: a lock between the tests of a process, and a file lock between processes.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 

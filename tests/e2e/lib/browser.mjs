@@ -47,14 +47,18 @@ const FIREFOX_SETTINGS = {
 const IN_PAGE = readFileSync(new URL("./in-page.js", import.meta.url), "utf8");
 const SCRIPTED_SERVER = readFileSync(new URL("./scripted-server.js", import.meta.url), "utf8");
 
-/** A Chromium with a profile of its own; `arguments` are added to the usual ones. */
-export async function chromium({ args = [], omit = [] } = {}) {
+/**
+ * A Chromium with a profile of its own; `args` are added to the usual ones. `bypassCSP` lets pages start workers made of text,
+ * which the server's own do not need and may not.
+ */
+export async function chromium({ args = [], omit = [], bypassCSP = false } = {}) {
   if (!existsSync(CHROMIUM)) throw new Skip(`${CHROMIUM} is not installed`);
   const { chromium: engine } = await import("playwright-core");
   const profile = temporaryDirectory("chromium");
   const browser = await engine.launchPersistentContext(profile, {
     executablePath: CHROMIUM,
     headless: true,
+    bypassCSP,
     ignoreHTTPSErrors: args.includes("--ignore-certificate-errors"),
     args: [...CHROMIUM_ARGUMENTS.filter((argument) => !omit.includes(argument)), ...args],
   });

@@ -9,6 +9,8 @@ export const PEOPLE = {
   bob: { colour: "green", tone: 660 },
   carol: { colour: "blue", tone: 880 },
   dave: { colour: "yellow", tone: 1100 },
+  erin: { colour: "magenta", tone: 1320 },
+  frank: { colour: "cyan", tone: 1540 },
 };
 
 /** Hertz; the analyser's bins are 6 Hz apart. */

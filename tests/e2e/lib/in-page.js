@@ -15,6 +15,9 @@ globalThis.e2e = (() => {
     black: [8, 8, 8],
   };
 
+  /** So much later than usual is a stall. */
+  const STALL_MS = 80;
+
   function log(text, data) {
     let more = "";
     try {
@@ -50,29 +53,58 @@ globalThis.e2e = (() => {
       context.font = `${Math.round(height / 6)}px monospace`;
       context.fillText(String(count), width * 0.6, height * 0.8);
       count += 1;
+      stalls.beat("drawing", 1000 / fps);
     };
     draw();
     setInterval(draw, 1000 / fps);
     return canvas.captureStream(fps).getVideoTracks()[0];
   }
 
-  function makeAudio(hertz) {
+  /** Of the tones that are made here. */
+  const gains = [];
+
+  function setLoudness(loudness) {
+    for (const gain of gains) gain.gain.value = loudness;
+  }
+
+  function makeAudio(hertz, loudness = 0.5) {
     const context = audio();
     const oscillator = context.createOscillator();
     const gain = context.createGain();
     const destination = context.createMediaStreamDestination();
     oscillator.frequency.value = hertz;
-    gain.gain.value = 0.5;
+    gain.gain.value = loudness;
+    gains.push(gain);
     oscillator.connect(gain).connect(destination);
     oscillator.start();
     return destination.stream.getAudioTracks()[0];
   }
 
-  function makeMedia({ colour, tone, ...size } = {}) {
+  function makeMedia({ colour, tone, loudness, ...size } = {}) {
     const tracks = [];
-    if (tone) tracks.push(makeAudio(tone));
+    if (tone) tracks.push(makeAudio(tone, loudness));
     if (colour) tracks.push(makeVideo(colour, size));
     return new MediaStream(tracks);
+  }
+
+  /** When something regular came late: whatever else was late at that time may be so for the same reason. */
+  const stalls = (() => {
+    const last = new Map();
+    const found = [];
+    return {
+      found,
+      beat(name, period) {
+        const now = clock();
+        const before = last.get(name) ?? now;
+        if (now - before > period + STALL_MS) found.push({ name, from: before, to: now });
+        last.set(name, now);
+      },
+    };
+  })();
+
+  /** Milliseconds that are the same in all pages. */
+  function clock() {
+    return performance.timeOrigin + performance.now();
   }
 
   // What is seen and heard
@@ -165,13 +197,15 @@ globalThis.e2e = (() => {
 
   const state = { subscribedAt: new Map(), call: null, joinedAt: null, subscriptions: [], firstFrames: {}, events: [], chats: [], datas: [], closed: null };
 
-  async function join({ colour, tone, size, media, prepare, ...options }) {
+  /** `also`: types of events to keep beside the usual ones. `encrypted`: with the hooks in `e2e.encryption`. */
+  async function join({ colour, tone, loudness, size, media, also = [], encrypted = false, ...options }) {
     const { Call } = await import("/client.js");
     const stream = media === "devices" ? await navigator.mediaDevices.getUserMedia({ audio: true, video: true }) : null;
-    const made = stream ?? (colour || tone ? makeMedia({ colour, tone, ...size }) : null);
+    const made = stream ?? (colour || tone ? makeMedia({ colour, tone, loudness, ...size }) : null);
     const call = new Call({
       ...options,
       localStream: made ?? undefined,
+      ...(encrypted && { e2ee: globalThis.e2e.encryption }),
       log: (level, text, data) => log(`${level} ${text}`, data),
     });
     Object.assign(state, { call, joinedAt: null, subscriptions: [], firstFrames: {}, events: [], chats: [], datas: [], closed: null, stream: made });
@@ -191,6 +225,7 @@ globalThis.e2e = (() => {
       "room-closed",
       "kicked",
       "server-draining",
+      ...also,
     ]) {
       call.addEventListener(type, ({ detail }) => {
         const { participant, track, stream: _, error, ...plain } = detail ?? {};
@@ -225,6 +260,7 @@ globalThis.e2e = (() => {
       };
       video.requestVideoFrameCallback(seen);
     });
+    state.connectAt = performance.now();
     await call.connect();
     return { userId: call.local.userId, participants: [...call.participants.keys()] };
   }
@@ -274,6 +310,77 @@ globalThis.e2e = (() => {
     return result;
   }
 
+  /** A video that is received now: counters, to be compared with later ones, and the size of the latest picture. */
+  async function inbound(userId, source = "camera") {
+    const track = participant(userId)?.stream(source)?.getVideoTracks()[0];
+    const receiver = state.call.peerConnection.getReceivers().find((candidate) => candidate.track === track);
+    for (const entry of (await receiver?.getStats())?.values() ?? []) {
+      if (entry.type !== "inbound-rtp") continue;
+      return {
+        frames: entry.framesDecoded ?? 0,
+        width: entry.frameWidth ?? 0,
+        height: entry.frameHeight ?? 0,
+        freezes: entry.freezeCount ?? 0,
+        dropped: entry.framesDropped ?? 0,
+        received: entry.framesReceived ?? 0,
+        keyFrames: entry.keyFramesDecoded ?? 0,
+        plis: entry.pliCount ?? 0,
+        bytes: entry.bytesReceived,
+        packets: entry.packetsReceived,
+      };
+    }
+    return null;
+  }
+
+  /** What is sent of videos, by the names of the encodings. */
+  async function outbound() {
+    const found = {};
+    for (const entry of (await state.call.getStats()).values()) {
+      if (entry.type !== "outbound-rtp" || entry.kind !== "video") continue;
+      found[entry.rid ?? ""] = {
+        frames: entry.framesEncoded,
+        width: entry.frameWidth ?? 0,
+        bytes: entry.bytesSent,
+        plis: entry.pliCount,
+        keyFrames: entry.keyFramesEncoded,
+        mode: entry.scalabilityMode ?? null,
+        active: entry.active,
+      };
+    }
+    return found;
+  }
+
+  /**
+   * Notes from now on when pictures of a track are shown. `beside` is a track whose pictures are regular, whatever happens
+   * to the first: when they are late, so is everything.
+   */
+  function watch(track, beside) {
+    const pictures = [];
+    const onEvery = (video, note) => {
+      const onPicture = (_, metadata) => {
+        note(metadata);
+        video.requestVideoFrameCallback(onPicture);
+      };
+      video.requestVideoFrameCallback(onPicture);
+    };
+    onEvery(videoOf(track), ({ width, height }) => pictures.push({ at: clock(), width, height }));
+    onEvery(videoOf(beside), () => stalls.beat("picture", 70));
+    setInterval(() => stalls.beat("timer", 20), 20);
+    return {
+      pictures,
+      /** The longest time without a picture since `from`. */
+      gap(from) {
+        const longest = { ms: 0, from, to: from };
+        let before = pictures.findLast(({ at }) => at <= from)?.at ?? from;
+        for (const { at } of [...pictures.filter((picture) => picture.at > from), { at: clock() }]) {
+          if (at - before > longest.ms) Object.assign(longest, { ms: at - before, from: before, to: at });
+          before = at;
+        }
+        return longest;
+      },
+    };
+  }
+
   /** The candidate pair that carries the media of a connection. */
   async function nominatedPair(connection = state.call.peerConnection) {
     const report = await connection.getStats();
@@ -320,6 +427,7 @@ globalThis.e2e = (() => {
     makeVideo,
     makeAudio,
     makeMedia,
+    setLoudness,
     look,
     lookAtTrack,
     listen,
@@ -327,6 +435,11 @@ globalThis.e2e = (() => {
     participant,
     perceive,
     counters,
+    inbound,
+    outbound,
+    watch,
+    stalls,
+    clock,
     nominatedPair,
     report,
   };
