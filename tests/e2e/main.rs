@@ -120,6 +120,11 @@ fn what_is_encrypted_end_to_end_is_forwarded() {
     Story::new("e2ee").limit(90).run();
 }
 
+#[test]
+fn a_shared_screen_comes_beside_the_camera() {
+    Story::new("screen").run();
+}
+
 /// The whole machine is one resource: a lock between the tests of a process, and a file lock between processes.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
