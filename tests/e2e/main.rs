@@ -125,6 +125,11 @@ fn a_shared_screen_comes_beside_the_camera() {
     Story::new("screen").run();
 }
 
+#[test]
+fn messages_over_data_channels() {
+    Story::new("data_channels").needs("firefox-esr").needs("pulseaudio").run();
+}
+
 /// The whole machine is one resource: a lock between the tests of a process, and a file lock between processes.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
