@@ -130,6 +130,11 @@ fn messages_over_data_channels() {
     Story::new("data_channels").needs("firefox-esr").needs("pulseaudio").run();
 }
 
+#[test]
+fn the_loudest_speak_and_who_is_pinned_is_heard() {
+    Story::new("speakers").run();
+}
+
 /// The whole machine is one resource: a lock between the tests of a process, and a file lock between processes.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
