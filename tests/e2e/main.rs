@@ -135,6 +135,16 @@ fn the_loudest_speak_and_who_is_pinned_is_heard() {
     Story::new("speakers").run();
 }
 
+#[test]
+fn a_lost_socket_is_resumed_without_a_leave() {
+    Story::new("reconnect").run();
+}
+
+#[test]
+fn a_lost_socket_of_firefox_is_resumed_without_a_leave() {
+    Story::new("reconnect").with("BROWSER", "firefox").needs("firefox-esr").needs("pulseaudio").run();
+}
+
 /// The whole machine is one resource: a lock between the tests of a process, and a file lock between processes.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
