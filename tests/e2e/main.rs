@@ -116,6 +116,16 @@ fn the_sdk_comes_back_after_losses() {
 }
 
 #[test]
+fn simulcast_switches_without_visible_glitch() {
+    Story::new("simulcast").limit(90).run();
+}
+
+#[test]
+fn simulcast_from_firefox_switches_without_visible_glitch() {
+    Story::new("simulcast").with("PUBLISHER", "firefox").needs("firefox-esr").needs("pulseaudio").limit(90).run();
+}
+
+#[test]
 fn what_is_encrypted_end_to_end_is_forwarded() {
     Story::new("e2ee").limit(90).run();
 }
