@@ -34,6 +34,23 @@ impl Steady {
 /// A second of measurements. More makes pictures large that do not fit any more, fewer makes them small whenever there is jitter.
 const STEADY_COUNT: usize = 10;
 
+/// How far the estimator is to probe, in bit/s.
+///
+/// It probes for twice of what it is told, whatever it believes: for a large picture on a narrow line that is a burst that fills
+/// the queue there, and what comes after it is lost. So it is told of a step more than is known to fit, and of the next one when
+/// that fits too. What it is told seldom changes, since it probes with every rise.
+#[derive(Debug, Default)]
+pub struct Aim(u64);
+
+impl Aim {
+    pub fn of(&mut self, measured: u64, desired: u64) -> u64 {
+        if measured >= self.0 || self.0 > measured / 2 * 5 {
+            self.0 = measured / 2 * 3;
+        }
+        self.0.min(desired)
+    }
+}
+
 /// When the estimator is to begin anew from what it believes, so that it probes for more.
 ///
 /// By itself it may do that never again: after losses it neither raises its estimate nor probes as long as less is sent than
@@ -118,6 +135,25 @@ mod tests {
         // What lasts is believed in the end.
         let last = (0..STEADY_COUNT).map(|_| steady.on_estimate(500_000, false)).last();
         assert_eq!(last, Some(500_000));
+    }
+
+    #[test]
+    fn an_aim_is_a_step_further_and_seldom_changes() {
+        let mut aim = Aim::default();
+        // Row: what is measured, what is desired, what is aimed at.
+        let rows = [
+            (1_000, 5_000, 1_500),
+            (1_300, 5_000, 1_500),
+            (700, 5_000, 1_500),
+            (1_000, 1_200, 1_200),
+            (1_500, 5_000, 2_250),
+            (4_000, 5_000, 5_000),
+            (2_000, 5_000, 3_000),
+            (500, 5_000, 750),
+        ];
+        for (number, (measured, desired, expected)) in rows.into_iter().enumerate() {
+            assert_eq!(aim.of(measured, desired), expected, "row {number}");
+        }
     }
 
     #[test]

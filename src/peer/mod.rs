@@ -41,7 +41,7 @@ pub use sdp::SdpError;
 pub use stats::Stats;
 
 use channels::Channels;
-use estimate::{Doubt, Steady, Trial};
+use estimate::{Aim, Doubt, Steady, Trial};
 use red::Redundancy;
 
 /// What all peers of a shard have in common.
@@ -205,8 +205,12 @@ pub struct Peer {
     steady: Steady,
     /// The estimate is str0m's own, by the client's feedback.
     is_measured: bool,
-    /// What would be sent if there were room for it, in bit/s.
+    /// What is to be filled up with padding, and what would be sent if there were room for it, in bit/s.
+    minimum: u64,
     desired: u64,
+    aim: Aim,
+    /// What the estimator was told of both.
+    told: (u64, u64),
     trial: Trial,
     doubt: Doubt,
     /// What the most important picture takes at its smallest, which may be more than [`ESTIMATE_LEAST`], and the doubt that goes
@@ -320,7 +324,10 @@ impl Peer {
             doubt_more: Doubt::new(DOUBT_MORE_PAUSE_MAX),
             steady: Steady::default(),
             is_measured: false,
+            minimum: 0,
             desired: 0,
+            aim: Aim::default(),
+            told: (0, 0),
             trial: Trial::default(),
             stats: Stats::default(),
             channels: Channels::default(),
@@ -402,8 +409,18 @@ impl Peer {
     /// Tells the estimator what is to be sent, in bit/s: `minimum` is filled up with padding, so that the step to the next
     /// layer can be tried before it is taken; up to `desired` it probes.
     pub fn set_bitrates(&mut self, minimum: u64, desired: u64, sink: &mut Sink) {
-        self.desired = desired;
-        let _ = self.guard(sink, |rtc| rtc.bwe().set_bitrate(Bitrate::bps(minimum), Bitrate::bps(desired)));
+        (self.minimum, self.desired) = (minimum, desired);
+        self.aim(sink);
+    }
+
+    /// Tells the estimator what of that it is to find out next.
+    fn aim(&mut self, sink: &mut Sink) {
+        let aim = self.aim.of(self.measured.unwrap_or(ESTIMATE_INITIAL), self.desired);
+        if (self.minimum, aim) != self.told {
+            self.told = (self.minimum, aim);
+            let (minimum, aim) = (Bitrate::bps(self.minimum), Bitrate::bps(aim));
+            let _ = self.guard(sink, |rtc| rtc.bwe().set_bitrate(minimum, aim));
+        }
     }
 
     /// How long the oldest video packet for the client waits by now: no more leaves than the estimate allows.
@@ -873,6 +890,7 @@ impl Peer {
 
     fn on_estimate(&mut self, now: Instant, measured: u64, sink: &mut Sink) {
         self.measured = Some(measured);
+        self.aim(sink);
         // Without proof that the path is narrower, there is room for a picture and a voice.
         self.estimate = Some(measured.max(self.undoubted(now)));
         sink.events.push(Event::Estimate);
