@@ -114,6 +114,7 @@ impl Shard {
         let audio = peer.audio_sent();
         // What the most important picture takes at its smallest, by its importance.
         let mut least: Option<((u32, bool), u64)> = None;
+        let mut flood_least = FLOOD_LEAST;
 
         self.allocator.clear();
         let voices = Voices::of(key, state, &participant.carried);
@@ -133,6 +134,10 @@ impl Shard {
                 let cheapest = self.layers.iter().map(|layer| layer.bitrate).min().unwrap_or(0);
                 if least.is_none_or(|(importance, _)| (priority, facts.is_screen) > importance) {
                     least = Some(((priority, facts.is_screen), cheapest));
+                }
+                if let (true, Current::Layer(current)) = (facts.is_screen, carried.current) {
+                    let same = self.layers.iter().filter(|layer| layer.layer.encoding == current.encoding);
+                    flood_least += same.map(|layer| layer.bitrate).min().unwrap_or(0);
                 }
                 let subscription = Subscription {
                     key: place,
@@ -155,7 +160,7 @@ impl Shard {
                 || peer.video_wait(now) > FLOOD_WAIT);
         let is_flooded = participant.is_flooded;
         // What waits on the line has to leave as well.
-        let budget = if is_flooded { budget.min((budget / FLOOD_SHARE).max(FLOOD_LEAST)) } else { budget };
+        let budget = if is_flooded { budget.min((budget / FLOOD_SHARE).max(flood_least)) } else { budget };
         let may_raise = now >= participant.raise_after;
         let total = self.allocator.allocate(budget, may_raise);
         let mut lowered = false;
@@ -453,7 +458,7 @@ const RAISE_PAUSE: Duration = Duration::from_millis(2_000);
 /// Video that waits so long while the round trip is longer than it was is more than the line takes. Less is what a key frame waits.
 const FLOOD_WAIT: Duration = Duration::from_millis(50);
 /// While a line is flooded, one of so many parts of what it takes may be new, so that what waits can leave; but always as much as
-/// a small picture takes.
+/// a small picture takes, or a screen that keeps its size, since a probe for more is over before anybody could read it again.
 const FLOOD_SHARE: u64 = 4;
 const FLOOD_LEAST: u64 = 150_000;
 /// Where nothing is known of the bandwidth (a client without feedback), in bit/s.
