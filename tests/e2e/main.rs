@@ -126,6 +126,16 @@ fn simulcast_from_firefox_switches_without_visible_glitch() {
 }
 
 #[test]
+fn layers_of_vp9_are_dropped_without_visible_glitch() {
+    Story::new("svc").with("CODEC", "VP9").limit(90).run();
+}
+
+#[test]
+fn layers_of_av1_are_dropped_without_visible_glitch() {
+    Story::new("svc").with("CODEC", "AV1").limit(90).run();
+}
+
+#[test]
 fn what_is_encrypted_end_to_end_is_forwarded() {
     Story::new("e2ee").limit(90).run();
 }
