@@ -75,8 +75,11 @@ fn pictures(call: &Call, to: usize, from: usize, since: Duration) -> (BTreeMap<u
 }
 
 fn is_one_connection(call: &Call) -> bool {
-    call.people.iter().all(|b| b.client.connected && b.client.connections == 1)
-        && call.people.iter().all(|b| b.client.texts_of("user-left").count() == 0)
+    call.people.iter().all(|b| b.client.connections == 1) && is_without_leave(call)
+}
+
+fn is_without_leave(call: &Call) -> bool {
+    call.people.iter().all(|b| b.client.connected && b.client.texts_of("user-left").count() == 0)
 }
 
 /// A row: what was done, what is promised of it, what was measured, and what else is worth knowing.
@@ -223,7 +226,8 @@ fn blackout(time: Duration, has_socket: bool) {
         &format!("video after {}, connections made: {}", seconds(video), call.people[BOB].client.connections),
     );
     assert!(media <= SECOND, "{}", call.describe());
-    assert!(is_one_connection(&call), "{}", call.describe());
+    // A client that gave its connection up meanwhile makes another one.
+    assert!(is_without_leave(&call), "{}", call.describe());
     assert_eq!(server.count("panics"), 0);
 }
 
