@@ -205,6 +205,8 @@ pub struct Peer {
     steady: Steady,
     /// The estimate is str0m's own, by the client's feedback.
     is_measured: bool,
+    /// The client said that it gives such feedback, or nothing yet.
+    has_feedback: bool,
     /// What is to be filled up with padding, and what would be sent if there were room for it, in bit/s.
     minimum: u64,
     desired: u64,
@@ -324,6 +326,7 @@ impl Peer {
             doubt_more: Doubt::new(DOUBT_MORE_PAUSE_MAX),
             steady: Steady::default(),
             is_measured: false,
+            has_feedback: true,
             minimum: 0,
             desired: 0,
             aim: Aim::default(),
@@ -509,6 +512,7 @@ impl Peer {
         }
         self.note_descriptors(&summary.lines);
         self.after_negotiation(now, sink);
+        self.note_feedback(text, sink);
         Ok(sdp::finish(&sdp::narrow(&answer, text), &self.config))
     }
 
@@ -581,6 +585,7 @@ impl Peer {
         }
         self.note_descriptors(&summary.lines);
         self.after_negotiation(now, sink);
+        self.note_feedback(text, sink);
         Ok(())
     }
 
@@ -724,6 +729,16 @@ impl Peer {
         }
     }
 
+    /// Packets leave at the pace that the estimator believes in. Where nothing will ever be told about what arrives that would be
+    /// what it began with, and everything above would come seconds late.
+    fn note_feedback(&mut self, description: &str, sink: &mut Sink) {
+        let has_feedback = description.contains(sdp::TRANSPORT_FEEDBACK);
+        if std::mem::replace(&mut self.has_feedback, has_feedback) && !has_feedback && !self.is_measured {
+            let pace = self.measured.unwrap_or(UNKNOWN_PACE);
+            let _ = self.guard(sink, |rtc| rtc.bwe().reset(Bitrate::bps(pace)));
+        }
+    }
+
     fn note_descriptors(&mut self, described: &[sdp::SummaryLine]) {
         for line in &mut self.lines {
             if let Some(theirs) = described.iter().find(|l| l.mid == line.mid) {
@@ -841,6 +856,9 @@ impl Peer {
                 self.on_estimate(now, estimate.as_u64(), sink);
             }
             RtcEvent::EgressBitrateEstimate(BweKind::Remb { estimate, .. }) if !self.is_measured => {
+                if !self.has_feedback {
+                    self.rtc.bwe().reset(estimate);
+                }
                 self.on_estimate(now, estimate.as_u64(), sink);
             }
             RtcEvent::PeerStats(stats) => {
@@ -1064,6 +1082,8 @@ const DOUBT_MORE_PAUSE_MAX: Duration = Duration::from_secs(30);
 /// Where estimating the way to a client begins, in bit/s. More floods a narrow line for its first second, less delays the first
 /// picture; probes find out what there is beyond within that second.
 const ESTIMATE_INITIAL: u64 = 1_000_000;
+/// The pace where nothing is known of the way to a client and never will be, in bit/s.
+const UNKNOWN_PACE: u64 = 100_000_000;
 /// Shorter costs time per connection, longer notices later that a path has become narrow.
 const STATS_INTERVAL: Duration = Duration::from_millis(100);
 /// Packets kept for retransmission per outgoing line. More costs about 440 bytes each and serves longer round trips.

@@ -161,6 +161,9 @@ pub fn identity(text: &str) -> Option<String> {
     Some(format!("{session} {}", fingerprint(text)?))
 }
 
+/// The header extension without which a client cannot tell what arrives (draft-holmer-rmcat-transport-wide-cc-extensions-01).
+pub const TRANSPORT_FEEDBACK: &str = "http://www.ietf.org/id/draft-holmer-rmcat-transport-wide-cc-extensions-01";
+
 /// The mids of a description in the order of its m-lines.
 pub fn mids(text: &str) -> Vec<String> {
     text.lines().filter_map(|l| l.strip_prefix("a=mid:")).map(|v| v.trim().to_owned()).collect()

@@ -447,3 +447,30 @@ fn a_storm_of_requests_for_key_frames() {
         }
     });
 }
+
+/// Nobody tells what arrives, and nothing is known of the line: it gets the best there is, and without waiting.
+#[test]
+fn a_player_without_feedback() {
+    simulate("a_player_without_feedback", 1, |world| {
+        let ann = world.join_at(0, "ann", "r", &BROWSER, HOME);
+        let ben = world.join_at(0, "ben", "r", &BROWSER, HOME);
+        let watcher = Plan { audio: false, video: false, no_feedback: true, ..BROWSER };
+        let bob = world.join_at(0, "bob", "r", &watcher, HOME);
+        world.run(5 * SECOND);
+        let start = world.now;
+        world.run(5 * SECOND);
+        for from in [ann, ben] {
+            let shown = world.clients[bob].shown_of(from as u32, Source::Camera, start);
+            let best = shown.iter().filter(|s| s.width == 1280).count();
+            let latest = shown.iter().map(|s| s.at - s.sent).max().unwrap_or(SECOND * 99);
+            world.figure(
+                "without feedback",
+                &[("pictures", format!("{best} of {}", shown.len())), ("latest", format!("{latest:?}"))],
+            );
+            world.check(best >= 140 && shown.len() == best, || {
+                format!("{best} of {} pictures in the best size", shown.len())
+            });
+            world.check(latest < 500 * MS, || format!("a picture came {latest:?} late"));
+        }
+    });
+}

@@ -18,6 +18,7 @@ use str0m::channel::{ChannelConfig, ChannelId, Reliability};
 use str0m::config::CryptoProvider;
 use str0m::media::{Direction, MediaKind, Mid};
 use str0m::net::{Protocol, Receive};
+use str0m::rtp::{Extension, ExtensionMap};
 use str0m::{Candidate, Event, IceConnectionState, Input, Output, Rtc, RtcConfig};
 
 use crate::encoder::{self, Video};
@@ -55,6 +56,8 @@ pub struct Plan {
     pub data: bool,
     /// Measures its own line and sends what that can carry.
     pub bwe: bool,
+    /// Tells nobody what arrives, as simple players do.
+    pub no_feedback: bool,
     pub auto_subscribe: bool,
     pub role: webrtc_engine::auth::Role,
     /// Joins and offers nothing by itself.
@@ -77,6 +80,7 @@ pub const SLOTS: Plan = Plan {
     red: false,
     data: false,
     bwe: false,
+    no_feedback: false,
     auto_subscribe: true,
     role: webrtc_engine::auth::Role::Participant,
     media: true,
@@ -613,6 +617,13 @@ impl Client {
             .enable_opus(true, self.plan.red)
             .enable_vp8(true)
             .enable_vp9(true);
+        if self.plan.no_feedback {
+            config = config.clear_extension_map();
+            let all = ExtensionMap::standard();
+            for (id, extension) in all.iter().filter(|(_, e)| **e != Extension::TransportSequenceNumber) {
+                config = config.set_extension(id, extension.clone());
+            }
+        }
         if self.plan.bwe {
             config = config.enable_bwe(Some(600_000.into()));
         }
