@@ -83,5 +83,12 @@ fn config(room: &str, n: usize) -> ClientConfig {
     let mut receives = vec![MediaKind::Video; 9];
     receives.extend([MediaKind::Audio; 3]);
     let sends = vec![MediaKind::Audio, MediaKind::Video];
-    ClientConfig { user: format!("u{n}"), room: room.to_owned(), sends, receives, all_codecs: true }
+    ClientConfig {
+        user: format!("u{n}"),
+        room: room.to_owned(),
+        sends,
+        receives,
+        all_codecs: true,
+        ..Default::default()
+    }
 }

@@ -10,7 +10,7 @@ use str0m::config::{CryptoProvider, DtlsCert};
 use str0m::format::Codec;
 use str0m::media::{Direction, MediaKind, Mid, Pt};
 use str0m::net::{Protocol, Receive};
-use str0m::rtp::{ExtensionValues, RtpWrite, Ssrc};
+use str0m::rtp::{Extension, ExtensionMap, ExtensionValues, RtpWrite, Ssrc};
 use str0m::{Candidate, Event, Input, Output, Rtc};
 
 use super::crypto::{self, Backend};
@@ -24,6 +24,8 @@ pub struct ClientConfig {
     pub receives: Vec<MediaKind>,
     /// Offers every codec that str0m knows, as a browser does, not only Opus and VP8.
     pub all_codecs: bool,
+    /// Gives no feedback to estimate bandwidth from.
+    pub no_feedback: bool,
 }
 
 pub struct Client {
@@ -64,6 +66,14 @@ impl Client {
         let mut rtc_config = Rtc::builder().set_crypto_provider(provider).set_dtls_cert(certificate).set_rtp_mode(true);
         if !config.all_codecs {
             rtc_config = rtc_config.clear_codecs().enable_opus(true, false).enable_vp8(true);
+        }
+        if config.no_feedback {
+            let mut extensions = ExtensionMap::empty();
+            let all = ExtensionMap::standard();
+            for (id, extension) in all.iter().filter(|(_, e)| **e != Extension::TransportSequenceNumber) {
+                extensions.set(id, extension.clone());
+            }
+            rtc_config = rtc_config.set_extension_map(extensions);
         }
         let mut rtc = rtc_config.build(now);
         rtc.add_local_candidate(Candidate::host(address, "udp").expect("an address of a host"));
