@@ -51,6 +51,9 @@ const SILENCE_MS = 8_000;
 /** The same where something says that the network has changed. */
 const PROBE_MS = 3_000;
 
+/** Between two reports of pictures that stood still. */
+const FREEZES_INTERVAL_MS = 10_000;
+
 /** Waits between two tries to reach the server: doubled each time, with jitter. */
 const RETRY = { firstMs: 300, maxMs: 5_000 };
 /** For opening a socket and for the reply to the join while reconnecting; the network may come back during it. */
@@ -216,6 +219,7 @@ export class Call extends EventTarget {
   /** Requests without an answer so far: id to what to do about it. */
   #requests = new Map();
   #joined = null;
+  #freezesTold = "";
   /** @type {{at: number, resumed: boolean}|null} */
   #outage = null;
   #giveUpAt = 0;
@@ -956,7 +960,26 @@ export class Call extends EventTarget {
 
   /** Asks the server how one's own connection is doing: what it receives and what it sends, by track. */
   async serverStats() {
-    return this.#request("stats", undefined);
+    return this.#request("stats", { freezes: await this.#freezes() });
+  }
+
+  /** The same for the server's statistics, when there is something new. */
+  async #tellFreezes() {
+    const found = await this.#freezes();
+    const text = JSON.stringify(found);
+    if (!this.#canSend || found.every(({ count }) => count === 0) || text === this.#freezesTold) return;
+    this.#freezesTold = text;
+    this.#request("stats", { freezes: found }).catch(() => {});
+  }
+
+  /** How often the picture of each line stood still, which nobody but the browser knows. */
+  async #freezes() {
+    const found = [];
+    for (const entry of (await this.getStats()).values()) {
+      if (entry.type !== "inbound-rtp" || entry.kind !== "video" || entry.freezeCount === undefined) continue;
+      found.push({ mid: entry.mid, count: entry.freezeCount, ms: Math.round((entry.totalFreezesDuration ?? 0) * 1000) });
+    }
+    return found;
   }
 
   // Signaling
@@ -1530,6 +1553,7 @@ export class Call extends EventTarget {
       onAnswered: () => this.#onAnswered(),
       onState: (state) => this.#onMediaState(state),
       onStale: (why) => this.#onStalePeer(why),
+      onInterval: () => this.#tellFreezes(),
       report: (error) => this.#report(error),
     });
     this.#peer = peer;
@@ -2469,6 +2493,7 @@ class Peer {
   /** The client's offer that the server has not answered yet: {id, restart, data}. */
   #offer = null;
   #offerTimer = null;
+  #interval = null;
   #waiters = [];
   /** The server's name of its side of this connection: the session id of its first description (RFC 8866 §5.2). */
   #session = null;
@@ -2487,11 +2512,13 @@ class Peer {
    *   onAnswered: () => void,
    *   onState: (state: string) => void,
    *   onStale: (why: string) => void,
+   *   onInterval: () => void,
    *   report: (error: CallError) => void,
    * }} hooks
    */
   constructor(configuration, hooks) {
     this.#hooks = hooks;
+    this.#interval = setInterval(hooks.onInterval, FREEZES_INTERVAL_MS);
     const pc = new RTCPeerConnection(configuration);
     this.pc = pc;
     pc.onicecandidate = ({ candidate }) => this.#sendCandidate(candidate);
@@ -2537,6 +2564,7 @@ class Peer {
   /** Gives back who still waits for an answer. */
   close() {
     this.suspend();
+    clearInterval(this.#interval);
     this.#closed = true;
     const { pc } = this;
     pc.onicecandidate = pc.onconnectionstatechange = pc.onicecandidateerror = null;

@@ -237,6 +237,8 @@ struct Carried {
     target: Option<Target>,
     /// A lower encoding is to be sent than still is.
     lowers: bool,
+    /// What the client told of its picture.
+    freezes: Option<stats::Freezes>,
 }
 
 impl Carried {
@@ -251,6 +253,7 @@ impl Carried {
             wanted: Target::Paused,
             target: None,
             lowers: false,
+            freezes: None,
         }
     }
 }

@@ -126,7 +126,8 @@ impl Shard {
                 Ok(())
             }
             Body::Token(token) => self.renew(now, conn, key, &token),
-            Body::Stats => {
+            Body::Stats(freezes) => {
+                self.note_freezes(key, &freezes);
                 let Some(stats) = self.connection_stats(now, key) else { return Ok(()) };
                 let room = self.participant(key).map(|p| &self.rooms[p.room].id);
                 let text = message::encode("stats", room, Some("sfu"), id, stats);

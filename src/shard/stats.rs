@@ -70,6 +70,16 @@ impl Shard {
         Some(ConnectionStats::of(now, participant, key, state))
     }
 
+    /// Takes what a client says about the pictures that it is sent.
+    pub(super) fn note_freezes(&mut self, key: ParticipantKey, freezes: &[message::Freezes]) {
+        let Some(participant) = self.participant_mut(key) else { return };
+        for told in freezes {
+            if let Some(carried) = participant.carried.iter_mut().find(|c| mid_text(c.mid) == told.mid) {
+                carried.freezes = Some(Freezes { count: told.count, ms: told.ms });
+            }
+        }
+    }
+
     /// The figures of everybody in a room, for those who may see it: whoever is in it, and whoever moderates.
     pub(super) fn ask_stats(&self, now: Instant, room: &RoomId, grants: &Grants) -> Reply {
         let state = self.room_by_id.get(room).and_then(|index| self.rooms.get(*index));
@@ -212,6 +222,16 @@ struct ReceivedTrack<'a> {
     paused: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     layer: Option<message::Layer>,
+    /// As the participant told last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    freezes: Option<Freezes>,
+}
+
+/// How often a picture stood still, and for how long altogether, in milliseconds.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(super) struct Freezes {
+    count: u32,
+    ms: u32,
 }
 
 impl<'a> ConnectionStats<'a> {
@@ -320,6 +340,7 @@ impl Participant {
                     keyframe_requests: figures.plis,
                     paused: carried.target == Some(crate::sfu::Target::Paused),
                     layer: layer.map(super::control::described),
+                    freezes: carried.freezes,
                 }
             })
             .collect()

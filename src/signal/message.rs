@@ -56,11 +56,21 @@ pub enum Body {
     },
     Data(RawValue),
     RestartIce,
-    Stats,
+    /// What the client tells of the pictures that it is sent; no more of them than lines in a description.
+    Stats(Vec<Freezes>),
     Token(String),
     Ping,
     /// A moderation message, by its `type`.
     Moderation(&'static str),
+}
+
+/// How often the picture of a line stood still at the client, and for how long altogether, in milliseconds: since the line is
+/// there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Freezes {
+    pub mid: String,
+    pub count: u32,
+    pub ms: u32,
 }
 
 /// A client-chosen request id: the text of a JSON string or number, at most 128 bytes, echoed as it came.
@@ -358,7 +368,7 @@ fn body(kind: &str, data: &Data<'_>) -> Result<Body, Bad> {
             Body::Data(RawValue(raw.into()))
         }
         "restart-ice" => Body::RestartIce,
-        "stats" => Body::Stats,
+        "stats" => Body::Stats(freezes(&data.optional()?, data.limits)?),
         "token" => {
             let token = data.required()?.string("token", 8 * 1024)?.ok_or_else(|| bad("data.token is missing"))?;
             Body::Token(token.into_owned())
@@ -425,13 +435,29 @@ fn sdp(kind: &str, data: &Fields<'_>, limits: &Limits) -> Result<Sdp, Bad> {
     Ok(Sdp { sdp: text, form, tracks: track_names(data, limits)? })
 }
 
-fn track_names(data: &Fields<'_>, limits: &Limits) -> Result<Vec<TrackName>, Bad> {
-    let Some(raw) = data.present("tracks") else { return Ok(Vec::new()) };
-    let elements = match json::outline(raw, limits.json_depth, limits.json_members) {
-        Ok(Outline::Array(elements, count)) if count <= limits.m_lines && count == elements.len() => elements,
-        Ok(Outline::Array(..)) => return Err(bad(format!("data.tracks has more than {} elements", limits.m_lines))),
-        _ => return Err(bad("data.tracks must be an array")),
+fn freezes(data: &Fields<'_>, limits: &Limits) -> Result<Vec<Freezes>, Bad> {
+    let elements = per_line(data, "freezes", limits)?;
+    let one = |element: &str| {
+        let fields = Fields::read(element, "data.freezes[].", limits)?;
+        let mid = fields.string("mid", 32)?.ok_or_else(|| bad("data.freezes[].mid is missing"))?.into_owned();
+        let [count, ms] = ["count", "ms"].map(|name| fields.number(name).map(Option::unwrap_or_default));
+        Ok(Freezes { mid, count: count?, ms: ms? })
     };
+    elements.into_iter().map(one).collect()
+}
+
+/// The elements of an array that has at most one for each line of a description; none when it is not there.
+fn per_line<'a>(data: &Fields<'a>, name: &str, limits: &Limits) -> Result<Vec<&'a str>, Bad> {
+    let Some(raw) = data.present(name) else { return Ok(Vec::new()) };
+    match json::outline(raw, limits.json_depth, limits.json_members) {
+        Ok(Outline::Array(elements, count)) if count <= limits.m_lines && count == elements.len() => Ok(elements),
+        Ok(Outline::Array(..)) => Err(bad(format!("data.{name} has more than {} elements", limits.m_lines))),
+        _ => Err(bad(format!("data.{name} must be an array"))),
+    }
+}
+
+fn track_names(data: &Fields<'_>, limits: &Limits) -> Result<Vec<TrackName>, Bad> {
+    let elements = per_line(data, "tracks", limits)?;
     let mut tracks: Vec<TrackName> = Vec::with_capacity(elements.len());
     for element in elements {
         let fields = Fields::read(element, "data.tracks[].", limits)?;
@@ -1182,7 +1208,15 @@ mod tests {
             ("data", r#"[1, {"z":1,"a":1e2}]"#, Body::Data(RawValue(r#"[1, {"z":1,"a":1e2}]"#.into()))),
             ("data", "null", Body::Data(RawValue("null".into()))),
             ("restart-ice", "null", Body::RestartIce),
-            ("stats", "{}", Body::Stats),
+            ("stats", "{}", Body::Stats(Vec::new())),
+            (
+                "stats",
+                r#"{"freezes":[{"mid":"3","count":2,"ms":1250},{"mid":"4"}]}"#,
+                Body::Stats(vec![
+                    Freezes { mid: "3".into(), count: 2, ms: 1250 },
+                    Freezes { mid: "4".into(), count: 0, ms: 0 },
+                ]),
+            ),
             ("token", r#"{"token":"a.b.c"}"#, Body::Token("a.b.c".into())),
             ("ping", "\"x\"", Body::Ping),
             ("kick", "{}", Body::Moderation("kick")),

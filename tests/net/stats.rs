@@ -200,6 +200,17 @@ fn figures_are_those_of_the_media_that_flows() {
     let mut media = [&mut ann.media, &mut bob.media];
     wait_for(&server, &mut media, "a loss", |stats| encoding(stats, "ann", "video")["nacks"].as_u64() > Some(0));
 
+    // What only the client knows it tells; lines that are not there are passed over.
+    let received = track(of(&after, "bob"), "received", "video");
+    assert_eq!(received.get("freezes"), None, "{received:#}");
+    let freezes = json!([{"mid": received["mid"], "count": 3, "ms": 1250}, {"mid": "none", "count": 1, "ms": 1}]);
+    bob.ws.send(json!({"type": "stats", "data": {"freezes": freezes}}));
+    let told = json!({"count": 3, "ms": 1250});
+    assert_eq!(track(&bob.ws.expect("stats")["data"], "received", "video")["freezes"], told);
+    assert_eq!(track(of(&stats(&server), "bob"), "received", "video")["freezes"], told);
+    bob.ws.send(json!({"type": "stats", "data": {"freezes": [{"mid": "1", "count": -1}]}}));
+    assert_eq!(bob.ws.expect("error")["data"]["code"], "bad_message");
+
     // What was asked for by message is seen as well.
     ann.ws.send(json!({"type": "mute", "data": {"kind": "audio"}}));
     bob.ws.send(json!({"type": "subscribe", "data": {"userId": "ann", "paused": true}}));
