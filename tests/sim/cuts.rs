@@ -79,3 +79,37 @@ fn a_cut_to_500_kbps() {
 }
 
 const CUTS: usize = 5;
+
+/// A line that carries voices and no picture: pictures are paused, whoever watches is told, voices go on, and when there is room
+/// again pictures come back by themselves.
+#[test]
+fn a_line_for_voices_alone() {
+    simulate("a_line_for_voices_alone", 1, |world| {
+        let [ann, bob] = ["ann", "bob"].map(|name| world.join_at(0, name, "r", &BROWSER, HOME));
+        world.expect("the best size", 20 * SECOND, |w| is_best(w, bob, ann));
+        world.set_down(bob, HOME.narrow(120));
+        let paused = |w: &World, is_paused: bool| {
+            let told = w.clients[bob].texts_of("layer-changed").last();
+            told.is_some_and(|(_, m)| m["data"]["paused"] == is_paused && m["data"]["reason"] == "bandwidth")
+        };
+        let after = world.expect("the picture is paused", 20 * SECOND, |w| paused(w, true));
+        world.run(5 * SECOND);
+        let start = world.now;
+        world.run(15 * SECOND);
+        let audio = world.clients[bob].audio_share(&world.clients[ann], (start, world.now - SECOND), 400 * MS);
+        world.set_down(bob, HOME);
+        let wide = world.now;
+        let is_back = |w: &World| !w.clients[bob].shown_of(ann as u32, Source::Camera, wide).is_empty();
+        let back = world.expect("a picture again", 20 * SECOND, is_back);
+        let best = back + world.expect("the best size again", 20 * SECOND, |w| is_best(w, bob, ann));
+        let values = [
+            ("paused after", format!("{after:?}")),
+            ("audio", format!("{:.2} %", audio.delivered * 100.0)),
+            ("longest gap", format!("{:?}", audio.gap)),
+            ("a picture again after", format!("{back:?}")),
+            ("the best after", format!("{best:?}")),
+        ];
+        world.figure("cut to 120 kb/s", &values);
+        world.check(audio.delivered >= 0.85, || format!("{audio:?}"));
+    });
+}
