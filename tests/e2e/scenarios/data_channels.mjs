@@ -7,7 +7,8 @@ import { blankPage, chromium, firefox } from "../lib/browser.mjs";
 import { join, joinAs } from "../lib/call.mjs";
 import { assertEqual, room, step, story, until } from "../lib/story.mjs";
 
-const COUNT = 200;
+/** A burst of 400 is let pass. */
+const COUNT = 150;
 
 await story("data channels", async () => {
   const [browser, fox] = await Promise.all([chromium(), firefox()]);
