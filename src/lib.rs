@@ -39,6 +39,7 @@
 //! - [`signal`]: the JSON protocol as types, and the rules of one connection
 //! - [`whip`]: WHIP and WHEP: a media connection as a resource of HTTP
 //! - [`ws`], [`http`], [`frames`]: bytes in, bytes out
+//! - [`webm`]: WebM and Matroska files
 //! - [`client`]: page and browser SDK, embedded at build
 //! - [`shard`]: the wiring of all the above, still without a socket or a clock
 //! - [`worker`]: the loop: sockets, clock, mail
@@ -131,6 +132,8 @@ pub mod ws;
 pub mod http;
 
 pub mod frames;
+
+pub mod webm;
 
 pub mod client;
 

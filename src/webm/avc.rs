@@ -1,0 +1,173 @@
+//! H.264 in Matroska (ISO/IEC 14496-15 §5.3): the `avcC` record that is the track's private data, and NAL units behind their
+//! lengths.
+//!
+//! A block is an access unit: each NAL unit behind four octets of length. [`nal_units`] finds them in an Annex B stream;
+//! [`Lengths`] puts lengths between them as slices, so that no NAL unit is copied. Parameter sets stand in the record; new
+//! ones in the middle are another track.
+
+use super::bits::Bits;
+
+const SPS: u8 = 7;
+const PPS: u8 = 8;
+const SPS_EXTENSION: u8 = 13;
+/// Profiles whose parameter sets, and so records, say how colours are kept (ITU-T H.264 §7.3.2.1.1).
+const HIGH_PROFILES: [u8; 13] = [100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 144];
+
+/// The `avcC` record of an access unit's parameter sets; NAL units of other types are passed over. Lengths are four octets.
+///
+/// `None`: no sequence or no picture parameter set, more than the record can hold, or one that is cut short.
+pub fn private<'a>(nal_units: impl IntoIterator<Item = &'a [u8]>) -> Option<Vec<u8>> {
+    let (mut sequence_sets, mut picture_sets, mut extensions) = (Vec::new(), Vec::new(), Vec::new());
+    for nal in nal_units {
+        let list = match nal.first().map(|head| head & 0x1f) {
+            Some(SPS) => &mut sequence_sets,
+            Some(PPS) => &mut picture_sets,
+            Some(SPS_EXTENSION) => &mut extensions,
+            _ => continue,
+        };
+        if !list.contains(&nal) {
+            list.push(nal);
+        }
+    }
+    let [_, profile, compatibility, level, ..] = **sequence_sets.first()? else { return None };
+    if sequence_sets.len() > 31 || picture_sets.is_empty() {
+        return None;
+    }
+    let mut bytes = vec![1, profile, compatibility, level, 0xfc | 3, 0xe0 | sequence_sets.len() as u8];
+    let put = |bytes: &mut Vec<u8>, nal: &[u8]| {
+        bytes.extend_from_slice(&u16::try_from(nal.len()).ok()?.to_be_bytes());
+        bytes.extend_from_slice(nal);
+        Some(())
+    };
+    for nal in &sequence_sets {
+        put(&mut bytes, nal)?;
+    }
+    bytes.push(u8::try_from(picture_sets.len()).ok()?);
+    for nal in &picture_sets {
+        put(&mut bytes, nal)?;
+    }
+    if HIGH_PROFILES.contains(&profile) {
+        let (chroma, luma_depth, chroma_depth) = formats(sequence_sets[0])?;
+        bytes.extend([0xfc | chroma, 0xf8 | luma_depth, 0xf8 | chroma_depth]);
+        bytes.push(u8::try_from(extensions.len()).ok()?);
+        for nal in &extensions {
+            put(&mut bytes, nal)?;
+        }
+    }
+    Some(bytes)
+}
+
+/// chroma_format_idc, bit_depth_luma_minus8, bit_depth_chroma_minus8 of a high profile. They stand before any place where octets against
+/// emulated start codes can, other than right after the level, which cannot be 0 with a profile that is not.
+fn formats(sps: &[u8]) -> Option<(u8, u8, u8)> {
+    let mut bits = Bits::of(sps.get(4..)?);
+    bits.exp_golomb()?; // seq_parameter_set_id
+    let chroma = bits.exp_golomb().filter(|chroma| *chroma <= 3)?;
+    if chroma == 3 {
+        bits.bit()?; // separate_colour_plane_flag
+    }
+    let mut depth = || bits.exp_golomb().filter(|depth| *depth <= 6);
+    Some((chroma as u8, depth()? as u8, depth()? as u8))
+}
+
+/// The NAL units of an Annex B byte stream (ITU-T H.264 Annex B), without start codes and the zeros around them.
+pub fn nal_units(stream: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = start_code(stream).map(|at| &stream[at + 3..]);
+    std::iter::from_fn(move || {
+        let unit = rest?;
+        let (nal, after) = match start_code(unit) {
+            Some(at) => (&unit[..at], Some(&unit[at + 3..])),
+            None => (unit, None),
+        };
+        rest = after;
+        let end = nal.iter().rposition(|octet| *octet != 0).map_or(0, |last| last + 1);
+        Some(&nal[..end])
+    })
+    .filter(|nal| !nal.is_empty())
+}
+
+/// Where three octets 0, 0, 1 are.
+fn start_code(bytes: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    loop {
+        match bytes.get(at..at + 3)? {
+            [0, 0, 1] => return Some(at),
+            // Past what cannot be part of one.
+            [_, _, third] if *third > 1 => at += 3,
+            [_, second, _] if *second > 0 => at += 2,
+            _ => at += 1,
+        }
+    }
+}
+
+/// Lengths of the NAL units of one access unit. Keep it, so that nothing is allocated for each.
+#[derive(Debug, Default)]
+pub struct Lengths(Vec<[u8; 4]>);
+
+impl Lengths {
+    /// Each NAL unit behind its length, as slices of a payload. A NAL unit is shorter than 4 GiB.
+    pub fn interleave<'a>(&'a mut self, nal_units: &'a [&'a [u8]]) -> impl Iterator<Item = &'a [u8]> + Clone {
+        self.0.clear();
+        self.0.extend(nal_units.iter().map(|nal| (nal.len() as u32).to_be_bytes()));
+        self.0.iter().zip(nal_units).flat_map(|(length, nal)| [length.as_slice(), nal])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BASELINE: &[u8] = &[0x67, 0x42, 0xc0, 0x1f, 0x8c, 0x8d, 0x40];
+    const PICTURE: &[u8] = &[0x68, 0xce, 0x3c, 0x80];
+
+    #[test]
+    fn units_of_a_stream() {
+        let stream = [
+            &[0, 0, 0, 1][..],
+            BASELINE,
+            &[0, 0, 0, 1],
+            PICTURE,
+            &[0, 0, 0, 0, 1, 0x65, 0, 0, 3, 1, 0, 0, 1, 0, 0, 1, 0x41],
+        ]
+        .concat();
+        let nals: Vec<&[u8]> = nal_units(&stream).collect();
+        assert_eq!(nals, [BASELINE, PICTURE, &[0x65, 0, 0, 3, 1], &[0x41]]);
+        let mut lengths = Lengths::default();
+        let block = lengths.interleave(&nals).collect::<Vec<_>>().concat();
+        assert_eq!(block[..11], [0, 0, 0, 7, 0x67, 0x42, 0xc0, 0x1f, 0x8c, 0x8d, 0x40]);
+        assert_eq!(block.len(), 4 * 4 + 7 + 4 + 5 + 1);
+        for bad in [&[][..], &[0, 0], &[0, 0, 1], &[1, 2, 3], &[0, 0, 0, 1, 0, 0, 0]] {
+            assert_eq!(nal_units(bad).count(), 0, "{bad:02x?}");
+        }
+    }
+
+    /// However the start codes fall, every unit is found: the quick search against the plain one.
+    #[test]
+    fn start_codes_among_zeros_and_ones() {
+        let mut random = fastrand::Rng::with_seed(0x264);
+        for _ in 0..20_000 {
+            let bytes: Vec<u8> = (0..random.usize(0..24)).map(|_| random.u8(0..4)).collect();
+            let plain = bytes.windows(3).position(|three| three == [0, 0, 1]);
+            assert_eq!(start_code(&bytes), plain, "{bytes:02x?}");
+        }
+    }
+
+    #[test]
+    fn records() {
+        let record = private([BASELINE, PICTURE, PICTURE, &[0x65, 1]]).expect("a record");
+        let expect = [&[1, 0x42, 0xc0, 0x1f, 0xff, 0xe1, 0, 7][..], BASELINE, &[1, 0, 4], PICTURE].concat();
+        assert_eq!(record, expect);
+        // What FFmpeg puts at the end of the record for x264's high profile, and for high 4:2:2 with ten bits.
+        let high: [(&[u8], [u8; 4]); 2] = [
+            (&[0x67, 0x64, 0x00, 0x0d, 0xac, 0xd9, 0x41, 0x41, 0x9f, 0x9f, 0x01, 0x10], [0xfd, 0xf8, 0xf8, 0]),
+            (&[0x67, 0x7a, 0x00, 0x0d, 0xb6, 0xcd, 0x94, 0x14, 0x19, 0xf8, 0xdc, 0x04], [0xfe, 0xfa, 0xfa, 0]),
+        ];
+        for (sps, end) in high {
+            let record = private([sps, PICTURE]).expect("a record");
+            assert_eq!(record[record.len() - 4..], end);
+        }
+        for bad in [&[BASELINE][..], &[PICTURE], &[], &[&[0x67, 0x42], PICTURE], &[&[0x67, 100, 0, 31], PICTURE]] {
+            assert!(private(bad.iter().copied()).is_none());
+        }
+    }
+}
