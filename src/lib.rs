@@ -39,7 +39,7 @@
 //! - [`signal`]: the JSON protocol as types, and the rules of one connection
 //! - [`whip`]: WHIP and WHEP: a media connection as a resource of HTTP
 //! - [`ws`], [`http`], [`frames`]: bytes in, bytes out
-//! - [`webm`]: WebM and Matroska files
+//! - [`webm`]: WebM and Matroska files, written while they grow, read and repaired wherever they end
 //! - [`client`]: page and browser SDK, embedded at build
 //! - [`shard`]: the wiring of all the above, still without a socket or a clock
 //! - [`worker`]: the loop: sockets, clock, mail
