@@ -8,6 +8,7 @@
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::ffi::OsString;
+use std::io::Cursor;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -37,6 +38,7 @@ use crate::shard::{Mail, Output, Shard, ShardConfig};
 use crate::signal::json;
 use crate::signal::message::{self, Body};
 use crate::signal::session::Session;
+use crate::webm;
 use crate::whip;
 use crate::ws;
 
@@ -1201,6 +1203,124 @@ fn crc32(data: &[u8]) -> u32 {
 
 // ---- what several bodies need ----
 
+/// Bytes as a WebM file, and as what stands in its tracks: a repair leads to a file without damage that holds every block which
+/// was found before it.
+pub fn webm_read(data: &[u8]) {
+    let _ = (webm::av1::private(data), webm::opus::Head::parse(data), webm::avc::private(webm::avc::nal_units(data)));
+    assert!(webm::avc::nal_units(data).all(|nal| !nal.is_empty() && !nal.windows(3).any(|three| three == [0, 0, 1])));
+    let mut file = Cursor::new(data.to_vec());
+    let Some((before, _)) = webm_blocks(file.get_ref()) else { return };
+    let Ok(scan) = webm::repair::repair(&mut file, webm::repair::Known::default()) else { return };
+    let (after, damages) = webm_blocks(file.get_ref()).expect("still a file");
+    assert_eq!((after.len(), damages), (before.len(), 0));
+    assert!(before.iter().zip(&after).all(|(before, after)| before.1 == after.1), "the same payloads");
+    assert_eq!(scan.blocks, before.len() as u64);
+    let again = webm::repair::scan(file, webm::repair::Known::default(), |_| {}).expect("still a file");
+    assert_eq!(again.blocks, scan.blocks);
+}
+
+/// A block and its payload.
+type Written = (webm::Block, Vec<u8>);
+
+/// What a reader finds, and how often it found nothing that makes sense. `None`: it is no WebM file.
+fn webm_blocks(bytes: &[u8]) -> Option<(Vec<Written>, usize)> {
+    let mut reader = webm::Reader::new(Cursor::new(bytes), webm::reader::Limits::default()).ok()?;
+    let (mut blocks, mut damages) = (Vec::new(), 0);
+    while let Some(event) = reader.next_event().expect("memory can be read") {
+        match event {
+            webm::Event::Block(found) => {
+                let mut payload = Vec::new();
+                reader.read_payload(&found, &mut payload).expect("a block that is found is whole");
+                blocks.push((found.block, payload));
+            }
+            webm::Event::Damage(damage) => {
+                assert!(damage.range.start < damage.range.end);
+                damages += 1;
+            }
+            _ => {}
+        }
+    }
+    Some((blocks, damages))
+}
+
+/// Tracks and blocks of any kind in any order: what is written is read, from a file that grows, that is finished, and that
+/// was cut somewhere and repaired.
+pub fn webm_write(data: &[u8]) {
+    let mut source = Source(data);
+    let Some(flags) = source.byte() else { return };
+    let config = webm::Config {
+        head_size: 512 + source.number() as u32 % 2048,
+        cluster_ns: 1 + source.number() * 100,
+        cluster_size: 1 + source.number(),
+        cues_in_head: flags & 1 != 0,
+        cluster_sizes: flags & 2 != 0,
+        ..webm::Config::default()
+    };
+    let mut writer = webm::Writer::new(config, [], Cursor::new(Vec::new())).expect("a head of that size is enough");
+    let (mut tracks, mut blocks, mut now_ms) = (Vec::new(), Vec::new(), 0u64);
+    while let Some(operation) = source.byte() {
+        match operation % 8 {
+            0 => {
+                let number = source.number() as u32 % 20_000;
+                let mut track = match source.byte().unwrap_or(0) % 3 {
+                    0 => webm::Track::video(number, u64::from(number) + 1, webm::Codec::Vp9, 320, 180),
+                    1 => webm::Track::video(number, u64::from(number) + 1, webm::Codec::H264, 320, 180),
+                    _ => webm::Track::opus(number, u64::from(number) + 1, &webm::opus::Head::relayed()),
+                };
+                track.name = source.text();
+                if writer.add_track(track.clone()).is_ok() {
+                    tracks.push(track);
+                }
+            }
+            1 => {
+                let tag = webm::Tag { track_uid: None, values: vec![("TITLE".into(), source.text())] };
+                writer.muxer_mut().set_tags(vec![tag]);
+            }
+            2 => {
+                let size = source.number() % 500;
+                let position = writer.muxer().position() + size;
+                assert_eq!(writer.fill_to(position).is_ok(), size >= 2);
+            }
+            _ => {
+                let Some(track) = tracks.get(usize::from(operation / 8) % tracks.len().max(1)) else { continue };
+                let kind = source.byte().unwrap_or(0);
+                now_ms = match kind % 4 {
+                    0 => now_ms + source.number(),
+                    1 => now_ms.saturating_sub(source.number()),
+                    _ => now_ms + u64::from(kind),
+                };
+                let block = webm::Block {
+                    duration_ns: (kind & 0x10 != 0).then(|| source.number() * 1_000_000),
+                    discard_padding_ns: if kind & 0x20 != 0 { source.number() as i64 - (1 << 23) } else { 0 },
+                    ..webm::Block::new(track.number, now_ms * 1_000_000, kind & 0x40 != 0)
+                };
+                let size = source.number() as usize % 300;
+                let payload = source.take(size).to_vec();
+                writer.write_block(&block, payload.chunks(7)).expect("memory takes it");
+                blocks.push((block, payload));
+            }
+        }
+    }
+    let growing = writer.get_ref().get_ref().clone();
+    assert!(webm_blocks(&growing) == Some((blocks.clone(), 0)), "while it grows");
+    let cut = usize::from(flags) * growing.len() / 256;
+    let end_ns = writer.muxer().duration_ns();
+    let length = writer.finish().expect("memory takes it");
+    let file = writer.into_inner().into_inner();
+    assert_eq!(file.len() as u64, length);
+    assert!(webm_blocks(&file) == Some((blocks.clone(), 0)), "when it is finished");
+    let known = || webm::repair::Known { tracks: tracks.clone(), ..webm::repair::Known::default() };
+    match webm::repair::scan(Cursor::new(&file), known(), |_| {}) {
+        Ok(scan) => assert!(scan.is_finished && scan.duration_ns() == end_ns),
+        Err(error) => assert!(blocks.is_empty(), "{error}"),
+    }
+    let mut cut = Cursor::new(growing[..cut].to_vec());
+    if let Ok(scan) = webm::repair::repair(&mut cut, known()) {
+        let (kept, damages) = webm_blocks(cut.get_ref()).expect("a file");
+        assert!(kept.len() as u64 == scan.blocks && damages == 0 && kept == blocks[..kept.len()], "when it was cut");
+    }
+}
+
 /// Reads bytes as operations. At the end everything is zero or empty, so that any prefix of an input is an input.
 struct Source<'a>(&'a [u8]);
 
@@ -1423,6 +1543,8 @@ mod tests {
         config 1000,
         wheel_ops 2000,
         session 300,
+        webm_read 4000,
+        webm_write 2000,
     }
 
     /// Each body has its thin target and its seeds, and none is without a body.
