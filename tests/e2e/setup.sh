@@ -6,7 +6,7 @@ cd "$(dirname "$0")"
 
 missing=""
 # command:package
-for pair in chromium:chromium ffmpeg:ffmpeg turnserver:coturn firefox-esr:firefox-esr pulseaudio:pulseaudio ip:iproute2 nft:nftables \
+for pair in chromium:chromium ffmpeg:ffmpeg mkvmerge:mkvtoolnix turnserver:coturn firefox-esr:firefox-esr pulseaudio:pulseaudio ip:iproute2 nft:nftables \
     openssl:openssl node:nodejs npm:npm; do
     command -v "${pair%%:*}" >/dev/null 2>&1 || missing="$missing ${pair##*:}"
 done
