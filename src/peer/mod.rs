@@ -856,10 +856,12 @@ impl Peer {
                 self.on_estimate(now, estimate.as_u64(), sink);
             }
             RtcEvent::EgressBitrateEstimate(BweKind::Remb { estimate, .. }) if !self.is_measured => {
+                // It is a client's word, and nothing leaves at a pace of 0.
+                let estimate = estimate.as_u64().max(PACE_LEAST);
                 if !self.has_feedback {
-                    self.rtc.bwe().reset(estimate);
+                    let _ = self.guard(sink, |rtc| rtc.bwe().reset(Bitrate::bps(estimate)));
                 }
-                self.on_estimate(now, estimate.as_u64(), sink);
+                self.on_estimate(now, estimate, sink);
             }
             RtcEvent::PeerStats(stats) => {
                 let is_full = self.stats.on_peer(&stats);
@@ -1082,6 +1084,8 @@ const DOUBT_MORE_PAUSE_MAX: Duration = Duration::from_secs(30);
 /// Where estimating the way to a client begins, in bit/s. More floods a narrow line for its first second, less delays the first
 /// picture; probes find out what there is beyond within that second.
 const ESTIMATE_INITIAL: u64 = 1_000_000;
+/// The least pace that a client may ask for by REMB, in bit/s: less than a voice takes.
+const PACE_LEAST: u64 = 30_000;
 /// The pace where nothing is known of the way to a client and never will be, in bit/s.
 const UNKNOWN_PACE: u64 = 100_000_000;
 /// Shorter costs time per connection, longer notices later that a path has become narrow.
