@@ -15,7 +15,7 @@ use crate::base::{ParticipantKey, TrackId};
 use crate::room::{Participant, Source};
 use crate::sfu::allocate::{Allotment, Current, Subscription};
 use crate::sfu::speaker::Changes;
-use crate::sfu::{self, Layer, LayerInfo, Slot, Target};
+use crate::sfu::{self, Forward, Layer, LayerInfo, Sfu, Slot, Target};
 use crate::signal::message::{
     self, ActiveSpeaker, EncodingWanted, LayerChanged, LayerReason, LayersWanted, Speaker, TrackRef,
 };
@@ -189,30 +189,7 @@ impl Shard {
         }
         let mut forwards = std::mem::take(&mut self.forwards);
         participant.replays.drain(now, estimate.unwrap_or(UNLIMITED));
-        for carried in &mut participant.carried {
-            let slot = Slot { participant: key, mid: carried.mid };
-            carried.lowers &=
-                state.sfu.forwarding(slot).map(Current::Layer).is_some_and(|f| !is_same_encoding(f, carried.current));
-            if is_flooded && carried.lowers {
-                state.sfu.cut(now, slot);
-                peer.forget_sent(carried.mid);
-                carried.lowers = false;
-            }
-            if carried.target != Some(carried.wanted) {
-                carried.target = Some(carried.wanted);
-                let most = if is_flooded { 0 } else { participant.replays.most(state.sfu.forwarding(slot).is_some()) };
-                let before = forwards.len();
-                state.sfu.set_target(now, slot, carried.wanted, most, &mut forwards);
-                let octets = forwards[before..].iter().map(|forward| forward.payload.len()).sum();
-                participant.replays.add(octets);
-            }
-        }
-        if was_flooded && !is_flooded {
-            // What began while so much got lost may lack a packet that nobody asks for any more.
-            for carried in participant.carried.iter().filter(|c| c.kind == MediaKind::Video) {
-                state.sfu.handle_keyframe_request(now, Slot { participant: key, mid: carried.mid });
-            }
-        }
+        participant.direct(now, key, was_flooded, &mut state.sfu, &mut forwards);
         let index = participant.room;
         self.deliver(&mut forwards);
         self.forwards = forwards;
@@ -286,6 +263,36 @@ impl Shard {
         let mut layers = Vec::new();
         state.sfu.layers(now, track, &mut layers);
         layers.iter().map(described).collect()
+    }
+}
+
+impl super::Participant {
+    /// Tells the forwarding what each line is to be sent from now on. On a flooded line a larger encoding ends at once.
+    fn direct(&mut self, now: Instant, key: ParticipantKey, was_flooded: bool, sfu: &mut Sfu, out: &mut Vec<Forward>) {
+        let Some(peer) = &mut self.peer else { return };
+        for carried in &mut self.carried {
+            let slot = Slot { participant: key, mid: carried.mid };
+            let is_another = |layer| !is_same_encoding(Current::Layer(layer), carried.current);
+            carried.lowers &= sfu.forwarding(slot).is_some_and(is_another);
+            if self.is_flooded && carried.lowers {
+                sfu.cut(now, slot);
+                peer.forget_sent(carried.mid);
+                carried.lowers = false;
+            }
+            if carried.target != Some(carried.wanted) {
+                carried.target = Some(carried.wanted);
+                let most = if self.is_flooded { 0 } else { self.replays.most(sfu.forwarding(slot).is_some()) };
+                let before = out.len();
+                sfu.set_target(now, slot, carried.wanted, most, out);
+                self.replays.add(out[before..].iter().map(|forward| forward.payload.len()).sum());
+            }
+        }
+        if was_flooded && !self.is_flooded {
+            // What began while so much got lost may lack a packet that nobody asks for any more.
+            for carried in self.carried.iter().filter(|c| c.kind == MediaKind::Video) {
+                sfu.handle_keyframe_request(now, Slot { participant: key, mid: carried.mid });
+            }
+        }
     }
 }
 
