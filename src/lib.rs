@@ -40,10 +40,12 @@
 //! - [`whip`]: WHIP and WHEP: a media connection as a resource of HTTP
 //! - [`ws`], [`http`], [`frames`]: bytes in, bytes out
 //! - [`webm`]: WebM and Matroska files, written while they grow, read and repaired wherever they end
+//! - [`recording`]: whole frames of every track on one clock, out of packets
 //! - [`client`]: page and browser SDK, embedded at build
 //! - [`shard`]: the wiring of all the above, still without a socket or a clock
 //! - [`worker`]: the loop: sockets, clock, mail
-//! - [`jobs`], [`cli`]: what blocks, and what starts and stops everything
+//! - [`db`], [`storage`]: SQLite, and recordings on disk, on threads of their own
+//! - [`jobs`], [`cli`]: what blocks otherwise, and what starts and stops everything
 //! - [`metrics`], [`log`]: counters; one line per event
 //!
 //! # Invariants
@@ -97,6 +99,7 @@
 //! | sdp-types | guards untrusted SDP and edits our own |
 //! | serde, serde_json, toml | JSON and the configuration file |
 //! | jsonwebtoken (aws-lc-rs) | tokens |
+//! | rusqlite (bundled) | SQLite, for what has to survive: recordings |
 //! | tracing, tracing-subscriber | the log |
 //! | lexopt | flags |
 //! | if-addrs | addresses of the interfaces |
@@ -135,6 +138,8 @@ pub mod frames;
 
 pub mod webm;
 
+pub mod recording;
+
 pub mod client;
 
 pub mod shard;
@@ -142,6 +147,10 @@ pub mod shard;
 pub mod worker;
 
 pub mod jobs;
+
+pub mod db;
+
+pub mod storage;
 
 pub mod cli;
 

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 
 /// What may touch the world, and which words give it away.
-const WORLD: &[&str] = &["cli", "jobs", "main", "worker"];
+const WORLD: &[&str] = &["cli", "db", "jobs", "main", "storage", "worker"];
 const WORLD_WORDS: &[(&str, &str)] = &[
     ("Instant::now", "time is an argument"),
     ("SystemTime::now", "wall time is an argument"),
@@ -99,8 +99,20 @@ const ARROW: &[(&str, &[&str])] = &[
             "ws",
         ],
     ),
-    ("shard", &["cli", "jobs", "worker"]),
-    ("worker", &["cli", "jobs"]),
+    (
+        "recording",
+        &[
+            "auth", "cli", "db", "http", "jobs", "p2p", "peer", "room", "sfu", "shard", "signal", "storage", "whip",
+            "worker", "ws",
+        ],
+    ),
+    ("shard", &["cli", "db", "jobs", "storage", "worker"]),
+    ("worker", &["cli", "db", "jobs", "storage"]),
+    (
+        "db",
+        &["auth", "cli", "http", "jobs", "p2p", "peer", "room", "sfu", "shard", "signal", "storage", "worker", "ws"],
+    ),
+    ("storage", &["auth", "cli", "http", "jobs", "p2p", "peer", "room", "sfu", "shard", "signal", "worker", "ws"]),
     ("jobs", &["cli", "p2p", "peer", "room", "sfu", "shard", "signal", "worker"]),
 ];
 

@@ -116,6 +116,36 @@ macro_rules! text_id {
 }
 text_id!(RoomId);
 text_id!(UserId);
+text_id!(RecordingId);
+
+/// A recording's id: `rec_` and 24 characters of `[0-9a-v]`, the time of its making first, so that ids sort by it.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RecordingId(Arc<str>);
+
+impl RecordingId {
+    /// `unix_ms`: when it is made. `random`: 72 bits that nobody can guess.
+    pub fn new(unix_ms: u64, random: [u8; 9]) -> Self {
+        const DIGITS: &[u8; 32] = b"0123456789abcdefghijklmnopqrstuv";
+        let bytes = unix_ms.to_be_bytes()[2..]
+            .iter()
+            .chain(&random)
+            .fold((0u128, 0), |(all, count), byte| (all << 8 | u128::from(*byte), count + 1));
+        debug_assert_eq!(bytes.1 * 8, 24 * 5);
+        let digits = (0..24).rev().map(|place| char::from(DIGITS[(bytes.0 >> (place * 5)) as usize & 31]));
+        RecordingId("rec_".chars().chain(digits).collect::<String>().into())
+    }
+
+    /// `None` for what no recording is called.
+    pub fn parse(text: &str) -> Option<Self> {
+        let digits = text.strip_prefix("rec_")?;
+        let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'v');
+        (digits.len() == 24 && digits.bytes().all(is_digit)).then(|| RecordingId(text.into()))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
 
 /// Index of a worker, and so of its shard: 0 to `WORKERS` - 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

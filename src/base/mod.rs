@@ -8,7 +8,7 @@ pub mod wheel;
 
 pub use time::rfc3339;
 
-pub use id::{ConnKey, ParticipantKey, RoomId, TrackId, UserId, WorkerId};
+pub use id::{ConnKey, ParticipantKey, RecordingId, RoomId, TrackId, UserId, WorkerId};
 
 /// What a datagram carries, in the order in which a full queue keeps it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,0 +1,1 @@
+//! Frames out of packets: what belongs together is put together, per codec.

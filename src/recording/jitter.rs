@@ -1,0 +1,1 @@
+//! Puts packets back into order.

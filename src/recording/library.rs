@@ -1,0 +1,222 @@
+//! What is kept about recordings, what may be asked about them, and what is answered. Plain values: the database thread answers,
+//! [`crate::http`] puts it into words.
+
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use super::block::Quality;
+use crate::base::{RecordingId, RoomId, UserId};
+
+/// Where a recording stands (interface.md §3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    Recording,
+    Paused,
+    /// The file is being completed.
+    Stopping,
+    /// The whole call can be played; the files of participants are made.
+    Processing,
+    Uploading,
+    Completed,
+    Failed,
+}
+
+impl Status {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Status::Recording => "recording",
+            Status::Paused => "paused",
+            Status::Stopping => "stopping",
+            Status::Processing => "processing",
+            Status::Uploading => "uploading",
+            Status::Completed => "completed",
+            Status::Failed => "failed",
+        }
+    }
+
+    pub fn parse(text: &str) -> Option<Status> {
+        let all = [
+            Status::Recording,
+            Status::Paused,
+            Status::Stopping,
+            Status::Processing,
+            Status::Uploading,
+            Status::Completed,
+            Status::Failed,
+        ];
+        all.into_iter().find(|status| status.as_str() == text)
+    }
+
+    /// Nothing changes it any more.
+    pub fn is_final(self) -> bool {
+        matches!(self, Status::Completed | Status::Failed)
+    }
+
+    /// Media still comes.
+    pub fn is_live(self) -> bool {
+        matches!(self, Status::Recording | Status::Paused)
+    }
+}
+
+/// A recording, as the database keeps it and a status shows it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Entry {
+    pub recording: RecordingId,
+    pub room: RoomId,
+    pub status: Status,
+    /// From 0 to 1: how much of what comes after the stop is done.
+    pub progress: f32,
+    pub audio_only: bool,
+    pub participants: Option<Vec<UserId>>,
+    pub started_by: Option<UserId>,
+    pub started: SystemTime,
+    pub ended: Option<SystemTime>,
+    /// Why it ended, as [`EndReason::as_str`](super::feed::EndReason::as_str) says.
+    pub end_reason: Option<String>,
+    pub duration_ms: u64,
+    /// Octets of all files.
+    pub size: u64,
+    /// It was repaired after a crash.
+    pub recovered: bool,
+    /// Why it failed.
+    pub error: Option<String>,
+    /// Below `RECORDING_OUTPUT_DIR`: `<callId>/<recordingId>`.
+    pub directory: PathBuf,
+    pub files: Vec<FileEntry>,
+}
+
+/// One file of a recording.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FileEntry {
+    pub name: String,
+    pub kind: FileKind,
+    pub content_type: String,
+    /// Whose it is, of [`FileKind::Participant`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub participant: Option<String>,
+    pub size: u64,
+    /// In hexadecimal.
+    pub sha256: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub media: Option<MediaSummary>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FileKind {
+    /// The whole call.
+    Call,
+    /// One participant's camera and microphone, or screen.
+    Participant,
+    Metadata,
+    Manifest,
+    Captions,
+    Poster,
+}
+
+/// What is in a file.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct MediaSummary {
+    pub duration_ms: u64,
+    pub tracks: Vec<TrackSummary>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct TrackSummary {
+    /// Of the file's track.
+    pub number: u32,
+    pub participant: String,
+    /// `camera`, `microphone`, `screen` or `screen-audio`.
+    pub source: String,
+    /// `vp8`, `vp9`, `av1`, `h264` or `opus`.
+    pub codec: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub width: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub height: Option<u32>,
+    /// When its first block is, from the beginning of the file.
+    pub start_offset_ms: u64,
+    pub duration_ms: u64,
+    pub quality: Quality,
+}
+
+/// To the database thread.
+pub enum Request {
+    Update(Update),
+    Ask { inquiry: Inquiry, reply: ReplyTo },
+}
+
+/// Takes the answer to where it was asked; called once, on the thread that answers. It must not block.
+pub type ReplyTo = Box<dyn FnOnce(Result<Answer, Unavailable>) + Send>;
+
+/// From whoever works on recordings.
+#[derive(Debug)]
+pub enum Update {
+    /// As it is from now on, new or not.
+    Save(Box<Entry>),
+    /// Of a live one; not kept over a restart.
+    Progress { recording: RecordingId, duration_ms: u64, size: u64, progress: f32 },
+    /// It is gone, with all its files.
+    Remove(RecordingId),
+}
+
+/// A question. Whoever asks it has been found to be allowed to.
+#[derive(Debug, Clone)]
+pub enum Inquiry {
+    /// Newest first.
+    List {
+        room: RoomId,
+        limit: usize,
+        cursor: Option<String>,
+    },
+    Status {
+        room: RoomId,
+        recording: RecordingId,
+    },
+    /// The latest of the call, whatever its state. For a stop when nothing is recorded.
+    Latest {
+        room: RoomId,
+    },
+    File {
+        room: RoomId,
+        recording: RecordingId,
+        name: String,
+    },
+    Delete {
+        room: RoomId,
+        recording: RecordingId,
+    },
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Answer {
+    List {
+        entries: Vec<Entry>,
+        next_cursor: Option<String>,
+    },
+    Entry(Box<Entry>),
+    /// A file that is here to be read, from this path; its octets do not change any more.
+    File {
+        path: PathBuf,
+        file: FileEntry,
+    },
+    Deleted,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unavailable {
+    /// There is no such recording of this call, or no such file, or it is not there yet.
+    NotFound,
+    /// The cursor is none of ours.
+    Cursor,
+    /// It cannot be deleted while it is live or its files are made.
+    Active,
+    /// The database does not answer. Nothing was changed.
+    Database,
+}

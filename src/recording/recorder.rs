@@ -1,0 +1,1 @@
+//! The machine around all the others.

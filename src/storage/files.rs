@@ -1,0 +1,1 @@
+//! Octets of files for those who download them.

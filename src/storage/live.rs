@@ -1,0 +1,1 @@
+//! One recording while it is made: its file and its manifest.

@@ -1,0 +1,1 @@
+//! Recordings that a crash cut off.
