@@ -1146,7 +1146,7 @@ impl Bench {
                     drop(self.shard.take_session(conn));
                     self.open[conn.slot as usize] = false;
                 }
-                Output::Mail { .. } | Output::Answer { .. } | Output::CloseStream { .. } => {}
+                Output::Mail { .. } | Output::Answer { .. } | Output::CloseStream { .. } | Output::Record(_) => {}
             }
         }
     }

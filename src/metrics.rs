@@ -17,6 +17,7 @@ pub struct Metrics {
 pub struct WorkerMetrics {
     rooms: AtomicU64,
     participants: AtomicU64,
+    recordings: AtomicU64,
     connections: AtomicU64,
     streams: AtomicU64,
     streams_refused: AtomicU64,
@@ -40,6 +41,7 @@ pub struct WorkerMetrics {
 pub struct WorkerStats {
     pub rooms: u64,
     pub participants: u64,
+    pub recordings: u64,
     pub connections: u64,
     /// Connections that carry media (ICE-TCP).
     pub media_connections: u64,
@@ -75,6 +77,10 @@ impl Metrics {
         self.workers.iter().map(|w| w.participants.load(Relaxed)).sum()
     }
 
+    pub fn recordings(&self) -> u64 {
+        self.workers.iter().map(|w| w.recordings.load(Relaxed)).sum()
+    }
+
     pub fn rooms(&self) -> u64 {
         self.workers.iter().map(|w| w.rooms.load(Relaxed)).sum()
     }
@@ -91,6 +97,10 @@ impl WorkerMetrics {
 
     pub fn set_participants(&self, count: usize) {
         self.participants.store(count as u64, Relaxed);
+    }
+
+    pub fn set_recordings(&self, count: usize) {
+        self.recordings.store(count as u64, Relaxed);
     }
 
     pub fn set_connections(&self, count: usize) {
@@ -151,6 +161,7 @@ impl WorkerMetrics {
         WorkerStats {
             rooms: self.rooms.load(Relaxed),
             participants: self.participants.load(Relaxed),
+            recordings: self.recordings.load(Relaxed),
             connections: self.connections.load(Relaxed),
             media_connections: self.streams.load(Relaxed),
             media_connections_refused: self.streams_refused.load(Relaxed),

@@ -91,6 +91,7 @@ pub fn serve(prepared: Prepared) -> Result<(), ServeError> {
                 mailboxes: mailboxes.clone(),
                 totals: totals.clone(),
                 metrics: metrics.workers[index].clone(),
+                recorder: Arc::new(|feed| Err(Box::new(feed))),
             })
             .map_err(|e| fail("event loop", e))?,
         );

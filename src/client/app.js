@@ -366,6 +366,7 @@ function enterCall(call) {
   $("call").hidden = false;
   drawTile(call.local, "camera");
   drawControls();
+  drawRecording();
   drawStatus();
   $("mic").focus();
 }
@@ -459,7 +460,20 @@ function listen(call) {
   on("error", ({ code, message }) => notice(explain(code, message)));
   on("server-draining", () => notice(explain("server_draining")));
   on("room-closed", () => notice(explain("call_ended")));
-  on("recording-started", () => notice("This call is being recorded.", "info"));
+  on("recording-started", () => {
+    notice("This call is being recorded.", "info");
+    drawRecording();
+  });
+  on("recording-paused", drawRecording);
+  on("recording-resumed", drawRecording);
+  on("recording-stopped", ({ reason }) => {
+    const failed = { "disk-full": "because the disk is full", "write-failed": "because it could not be written", limit: "since it is as long or large as it may be" };
+    notice(failed[reason] ? `The recording was ended ${failed[reason]}.` : "The recording has ended.", failed[reason] ? undefined : "info");
+    drawRecording();
+  });
+  on("recording-completed", ({ status, error }) => {
+    if (status === "failed") notice(`The recording failed: ${error ?? "no reason is known"}.`);
+  });
   on("closed", ({ error, reason }) => {
     // While connecting, `connect()` itself rejects and `join()` explains.
     if (!call.joined) return;
@@ -482,6 +496,7 @@ function wireCall() {
   $("cam").addEventListener("click", () => toggleCam());
   $("screen").addEventListener("click", toggleScreen);
   $("stop-sharing").addEventListener("click", toggleScreen);
+  $("record").addEventListener("click", toggleRecording);
   $("leave").addEventListener("click", () => leave());
   $("copy-link").addEventListener("click", copyLink);
   $("hear").addEventListener("click", hear);
@@ -515,6 +530,7 @@ function wireCall() {
       v: () => state.cam && toggleCam(),
       s: () => !$("screen").hidden && toggleScreen(),
       c: () => showChat($("chat").hidden),
+      r: () => !$("record").hidden && toggleRecording(),
     };
     const run = shortcuts[event.key.toLowerCase()];
     if (!run) return;
@@ -585,6 +601,31 @@ function micLabel() {
 function camLabel() {
   if (!state.cam) return "No camera";
   return state.camOn ? "Turn camera off" : "Turn camera on";
+}
+
+/** Everybody sees that a call is recorded; who may record has a button as well. */
+function drawRecording() {
+  const recording = state.call?.recording ?? null;
+  const paused = recording?.status === "paused";
+  $("recording").hidden = recording === null;
+  $("recording").classList.toggle("paused", paused);
+  $("recording-text").textContent = paused ? "Recording paused" : "Recording";
+  $("record").hidden = state.call?.local.permissions?.record !== true;
+  press($("record"), recording !== null, recording === null ? "Record" : "Stop recording");
+}
+
+async function toggleRecording() {
+  const { call } = state;
+  if (!call || $("record").disabled) return;
+  $("record").disabled = true;
+  try {
+    await (call.recording ? call.stopRecording() : call.startRecording());
+  } catch (error) {
+    notice(explain(error.code, error.message));
+  } finally {
+    $("record").disabled = false;
+    drawRecording();
+  }
 }
 
 function drawStatus() {

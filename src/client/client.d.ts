@@ -319,9 +319,19 @@ export interface CallEventMap {
   "room-updated": CustomEvent<any>;
   "server-draining": CustomEvent<any>;
   "token-expiring": CustomEvent<any>;
-  "recording-started": CustomEvent<any>;
-  "recording-stopped": CustomEvent<any>;
-  "recording-completed": CustomEvent<any>;
+  /** Everybody is told before anything is recorded. `by` is null when the server's settings want it. */
+  "recording-started": CustomEvent<{ recordingId: string; status: "recording" | "paused"; by: string | null }>;
+  "recording-paused": CustomEvent<{ recordingId: string; status: "paused" }>;
+  "recording-resumed": CustomEvent<{ recordingId: string; status: "recording" }>;
+  /** `reason`: `requested`, `call-ended`, `server-stopped`, `limit`, `disk-full`, `write-failed`; null: not known. */
+  "recording-stopped": CustomEvent<{ recordingId: string; reason: string | null }>;
+  /** For those who may record: all files are there (`completed`), or never will be (`failed`). */
+  "recording-completed": CustomEvent<{
+    recordingId: string;
+    status: "completed" | "failed";
+    durationMs: number | null;
+    error?: string;
+  }>;
 }
 
 /** One participation in one call. */
@@ -339,6 +349,8 @@ export class Call extends EventTarget {
   readonly participants: ReadonlyMap<string, Participant>;
   /** The data of the server's `joined`, or `null` before. */
   readonly joined: any;
+  /** What is recorded of the call, or `null`. */
+  readonly recording: { recordingId: string; status: "recording" | "paused" } | null;
   readonly encoding: Encoding | null;
   /** The media connection of this moment; a reconnection may replace it. */
   readonly peerConnection: RTCPeerConnection | null;
@@ -381,6 +393,13 @@ export class Call extends EventTarget {
   setCameraMuted(muted: boolean): void;
   /** Mutes somebody else; needs the right to moderate. */
   muteParticipant(userId: string, kind?: Kind): void;
+
+  /** Needs the right to record. Resolves once everybody was told and the recording began. */
+  startRecording(options?: { audioOnly?: boolean; participants?: string[] }): Promise<{ recordingId: string }>;
+  stopRecording(): Promise<{ recordingId: string }>;
+  /** What happens until it is resumed is not in the recording. */
+  pauseRecording(): Promise<{ recordingId: string }>;
+  resumeRecording(): Promise<{ recordingId: string }>;
 
   /** To all, or to one participant. */
   chat(text: string, options?: { to?: string }): void;

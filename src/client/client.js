@@ -219,6 +219,7 @@ export class Call extends EventTarget {
   /** Requests without an answer so far: id to what to do about it. */
   #requests = new Map();
   #joined = null;
+  #recording = null;
   #freezesTold = "";
   /** @type {{at: number, resumed: boolean}|null} */
   #outage = null;
@@ -982,6 +983,36 @@ export class Call extends EventTarget {
     return found;
   }
 
+  // Recording
+
+  /** What is recorded of the call: `{recordingId, status}` with the status `recording` or `paused`; `null`: nothing. */
+  get recording() {
+    return this.#recording;
+  }
+
+  /**
+   * Has the server record the call; needs the right to. Resolves once it does, after everybody was told.
+   *
+   * @param {{audioOnly?: boolean, participants?: string[]}} [options] `participants`: only these users
+   * @returns {Promise<{recordingId: string}>}
+   */
+  startRecording({ audioOnly, participants } = {}) {
+    return this.#request("start-recording", { audioOnly, participants });
+  }
+
+  stopRecording() {
+    return this.#request("stop-recording");
+  }
+
+  /** What happens until it is resumed is not in the recording. */
+  pauseRecording() {
+    return this.#request("pause-recording");
+  }
+
+  resumeRecording() {
+    return this.#request("resume-recording");
+  }
+
   // Signaling
 
   /** A socket that is closing takes nothing any more, before its end is known. */
@@ -1139,11 +1170,19 @@ export class Call extends EventTarget {
       case "server-draining":
       case "quality-warning":
       case "room-updated":
-      case "recording-started":
-      case "recording-stopped":
       case "recording-completed":
         this.#emit(message.type, data);
         break;
+      case "recording-started":
+      case "recording-paused":
+      case "recording-resumed":
+      case "recording-stopped": {
+        this.#recording = message.type === "recording-stopped" ? null : { recordingId: data.recordingId, status: data.status };
+        const word = { started: "start", paused: "pause", resumed: "resume", stopped: "stop" }[message.type.slice(10)];
+        this.#emit(message.type, data);
+        this.#takeRequest(message.id, `${word}-recording`)?.resolve?.(data);
+        break;
+      }
       case "token-expiring":
         this.#emit("token-expiring", data);
         this.#renewToken();
@@ -1212,6 +1251,15 @@ export class Call extends EventTarget {
   // Who is there
 
   /** The first time, or after a return: then only what really changed is told. */
+  /** What was said about the recording while the socket was lost. */
+  #agreeOnRecording(recording, again) {
+    const before = this.#recording;
+    this.#recording = recording;
+    if (!again || before?.recordingId === recording?.recordingId) return;
+    if (before) this.#emit("recording-stopped", { recordingId: before.recordingId, reason: null });
+    if (recording) this.#emit("recording-started", { ...recording, by: null });
+  }
+
   #onJoined(data) {
     const again = this.#joined !== null;
     this.#joined = data;
@@ -1225,6 +1273,7 @@ export class Call extends EventTarget {
     this.#local.permissions = you.permissions ?? null;
 
     const present = (data.participants ?? []).filter(({ userId }) => userId !== this.#local.userId);
+    this.#agreeOnRecording(data.recording ?? null, again);
     if (again) {
       this.#diffParticipants(present);
     } else {

@@ -310,6 +310,17 @@ pub static KEYS: &[Key] = &[
         set!(recording.output_dir = path()),
     )
     .default("./recordings"),
+    key("RECORDING_ALLOWED", "recording.allowed", "whether calls may be recorded", set!(recording.allowed = boolean()))
+        .default("true")
+        .boolean(),
+    key(
+        "RECORDING_AUTO",
+        "recording.auto",
+        "record every call from when the first participant comes",
+        set!(recording.auto = boolean()),
+    )
+    .default("false")
+    .boolean(),
     key(
         "RECORDING_FORMAT",
         "recording.format",

@@ -9,6 +9,18 @@
 mod file;
 mod keys;
 mod parse;
+/// Of the file that shows everybody in one picture.
+const COMPOSITION_KEYS: &[&str] = &[
+    "RECORDING_VIDEO_BITRATE",
+    "RECORDING_AUDIO_BITRATE",
+    "RECORDING_FRAMERATE",
+    "RECORDING_WIDTH",
+    "RECORDING_HEIGHT",
+    "RECORDING_FORMAT",
+    "RECORDING_VIDEO_CODEC",
+    "RECORDING_AUDIO_CODEC",
+];
+
 #[cfg(test)]
 mod tests;
 
@@ -192,6 +204,9 @@ impl AudioCodec {
 #[derive(Debug, Clone, Default)]
 pub struct RecordingConfig {
     pub output_dir: PathBuf,
+    /// Whether calls may be recorded at all, and whether all are.
+    pub allowed: bool,
+    pub auto: bool,
     pub format: &'static str,
     pub video_codec: &'static str,
     pub audio_codec: AudioCodec,
@@ -661,10 +676,19 @@ impl Config {
             }
             _ => {}
         }
-        let recording_keys: Vec<_> =
-            KEYS.iter().map(|key| key.name).filter(|name| name.starts_with("RECORDING_") && set(name)).collect();
-        if !recording_keys.is_empty() {
-            warnings.push(format!("{}: recording is not available yet", recording_keys.join(", ")));
+        let composed: Vec<_> = COMPOSITION_KEYS.iter().copied().filter(|name| set(name)).collect();
+        if !composed.is_empty() {
+            warnings.push(format!("{}: composition is not available yet", composed.join(", ")));
+        }
+        if recording.provider != StorageProvider::Local {
+            let text = "RECORDING_STORAGE_PROVIDER: uploads are not available yet; recordings stay where they are made";
+            warnings.push(text.to_owned());
+        }
+        if recording.retention_days > 0 {
+            warnings.push("RECORDING_RETENTION_DAYS: nothing is deleted by age yet".to_owned());
+        }
+        if recording.auto && !recording.allowed {
+            return fail("RECORDING_AUTO needs RECORDING_ALLOWED");
         }
         if set("METRICS_PORT") {
             warnings.push("METRICS_PORT: metrics are not available yet".to_owned());

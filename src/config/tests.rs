@@ -154,7 +154,7 @@ fn the_file_has_the_shapes_of_the_interface() {
     );
     assert_eq!((c.recording.width, c.recording.provider, c.recording.s3_path_style), (1920, StorageProvider::S3, true));
     assert_eq!((c.limits.request_body, c.limits.keyframe_interval_low.as_millis()), (1 << 20, 100));
-    assert!(loaded.warnings.iter().any(|w| w.contains("RECORDING_OUTPUT_DIR") && w.contains("not available")));
+    assert!(loaded.warnings.iter().any(|w| w.contains("RECORDING_WIDTH") && w.contains("not available")));
 }
 
 #[test]

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cors::Origins;
 use super::question::Question;
+use super::record::{self, Action};
 use super::{Method, Request, Response, decode_segment, whip};
 use crate::auth::{Claims, Grants, Role, RoomScope, Signer, Verifier};
 use crate::base::{RoomId, UserId};
@@ -73,6 +74,8 @@ enum Route {
     Signaling,
     IceServers,
     CallStats,
+    /// What is done about the recording of a call.
+    Record(Action),
     /// Where WHIP and WHEP sessions are made.
     Media(Protocol),
     /// One of them.
@@ -82,7 +85,7 @@ enum Route {
 impl Route {
     fn methods(self) -> &'static str {
         match self {
-            Route::DevToken => "POST, OPTIONS",
+            Route::DevToken | Route::Record(_) => "POST, OPTIONS",
             Route::Media(_) => "GET, HEAD, POST, OPTIONS",
             Route::MediaSession(_) => "GET, HEAD, PATCH, DELETE, OPTIONS",
             _ => "GET, HEAD, OPTIONS",
@@ -111,6 +114,10 @@ impl Api {
             ("/video-calls/ws", Route::Signaling),
             ("/video-calls/{id}/ice-servers", Route::IceServers),
             ("/video-calls/{id}/stats", Route::CallStats),
+            ("/video-calls/{id}/recording/start", Route::Record(Action::Start)),
+            ("/video-calls/{id}/recording/stop", Route::Record(Action::Stop)),
+            ("/video-calls/{id}/recording/pause", Route::Record(Action::Pause)),
+            ("/video-calls/{id}/recording/resume", Route::Record(Action::Resume)),
             ("/video-calls/{id}/whip", Route::Media(Protocol::Whip)),
             ("/video-calls/{id}/whip/{session}", Route::MediaSession(Protocol::Whip)),
             ("/video-calls/{id}/whep", Route::Media(Protocol::Whep)),
@@ -184,6 +191,11 @@ impl Api {
             Route::CallStats => {
                 let id = found.params.get("id");
                 return self.ask(request, id, caller, wall, |grants| Ok(Question::Stats(Box::new(grants))));
+            }
+            Route::Record(action) => {
+                return self.ask(request, found.params.get("id"), caller, wall, |grants| {
+                    record::question(action, &request.body, grants)
+                });
             }
             Route::Media(protocol) => {
                 return self.ask(request, found.params.get("id"), caller, wall, |grants| {
@@ -305,7 +317,7 @@ impl Api {
                 &Stats {
                     rooms: self.metrics.rooms(),
                     participants: self.metrics.participants(),
-                    recordings: 0,
+                    recordings: self.metrics.recordings(),
                     workers: self.metrics.workers.iter().map(|w| w.read()).collect(),
                 },
             ),

@@ -10,6 +10,7 @@ pub mod cors;
 pub mod forwarded;
 pub mod parse;
 pub mod question;
+pub mod record;
 pub mod response;
 pub mod whip;
 

@@ -3,8 +3,12 @@
 //! The worker that read the request checks its form and its token, so that what travels is asked by somebody who may ask.
 //! [`crate::shard`] takes the question to the room and the reply back.
 
-use super::{Response, whip};
+use super::{Response, record, whip};
 use crate::auth::Grants;
+use crate::base::RecordingId;
+use crate::recording::command::Command;
+use crate::recording::feed::Refusal;
+use crate::recording::library::{Inquiry, Status};
 
 /// What is asked.
 #[derive(Debug)]
@@ -12,6 +16,32 @@ pub enum Question {
     Whip(Box<crate::whip::Question>),
     /// How everybody's connection is.
     Stats(Box<Grants>),
+    Recording(Box<Control>),
+}
+
+/// Something about the recording of a room, by somebody who may record.
+#[derive(Debug)]
+pub struct Control {
+    pub grants: Grants,
+    pub command: Command,
+}
+
+/// What came of a [`Command`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Controlled {
+    Started(RecordingId),
+    /// It is so now, or was already.
+    Is {
+        recording: RecordingId,
+        status: Status,
+    },
+    /// This one is under way.
+    Active(RecordingId),
+    NotRecording,
+    /// By the settings.
+    NotAllowed,
+    Draining,
+    Refused(Refusal),
 }
 
 impl Question {
@@ -19,7 +49,7 @@ impl Question {
     pub fn opens(&self) -> bool {
         match self {
             Question::Whip(question) => matches!(question.what, crate::whip::What::Open(_)),
-            Question::Stats(_) => false,
+            Question::Stats(_) | Question::Recording(_) => false,
         }
     }
 }
@@ -28,6 +58,9 @@ impl Question {
 #[derive(Debug)]
 pub enum Reply {
     Whip(crate::whip::Reply),
+    Controlled(Controlled),
+    /// The room has nothing to say about it; the database has.
+    Library(Inquiry),
     /// A JSON text.
     Json(String),
     Unavailable(Unavailable),
@@ -51,6 +84,9 @@ impl Reply {
     pub fn response(&self) -> Response {
         match self {
             Reply::Whip(reply) => whip::response(reply),
+            Reply::Controlled(controlled) => record::response(controlled),
+            // Whoever carries replies asks the database; without one there is nothing to tell.
+            Reply::Library(_) => Unavailable::Busy.response(),
             Reply::Json(text) => {
                 Response::new(200, "application/json", text.clone().into_bytes()).header("Cache-Control", "no-store")
             }

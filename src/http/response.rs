@@ -24,6 +24,7 @@ struct Problem {
     code: &'static str,
     title: String,
     detail: String,
+    members: Vec<(&'static str, String)>,
 }
 
 impl Response {
@@ -51,8 +52,17 @@ impl Response {
     /// `code` and `requestId`. `code` is a promise to programs; `detail` is for people and may be empty.
     pub fn problem(status: u16, code: &'static str, title: &str, detail: &str) -> Self {
         let mut response = Response::empty(status);
-        response.problem = Some(Box::new(Problem { code, title: title.to_owned(), detail: detail.to_owned() }));
+        response.problem =
+            Some(Box::new(Problem { code, title: title.to_owned(), detail: detail.to_owned(), members: Vec::new() }));
         response
+    }
+
+    /// Adds a member to a [`Response::problem`] (RFC 9457 §3.2). Of anything else nothing changes.
+    pub fn member(mut self, name: &'static str, value: &str) -> Self {
+        if let Some(problem) = &mut self.problem {
+            problem.members.push((name, value.to_owned()));
+        }
+        self
     }
 
     /// Adds a header field.
@@ -97,7 +107,7 @@ impl Response {
 
 impl Problem {
     fn to_json(&self, status: u16, request_id: &str) -> Vec<u8> {
-        let members = serde_json::json!({
+        let mut members = serde_json::json!({
             "type": "about:blank",
             "title": self.title,
             "status": status,
@@ -105,6 +115,9 @@ impl Problem {
             "code": self.code,
             "requestId": request_id,
         });
+        for (name, value) in &self.members {
+            members[*name] = value.as_str().into();
+        }
         members.to_string().into_bytes()
     }
 }

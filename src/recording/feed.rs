@@ -9,6 +9,9 @@ use str0m::media::MediaKind;
 
 use crate::base::{RecordingId, RoomId, TrackId, UserId, WorkerId};
 
+/// Hands it to the thread that records, or gives it back when that has too much to do or is gone. Never waits.
+pub type SendFeed = Arc<dyn Fn(Feed) -> Result<(), Box<Feed>> + Send + Sync>;
+
 /// From a shard to the recorder thread.
 #[derive(Debug)]
 pub enum Feed {

@@ -125,6 +125,7 @@ mod tests {
             frame_number: None,
         };
         let content = Content {
+            ssrc: 1,
             codec: Codec::Vp8,
             red: false,
             inner_pt: 96.into(),

@@ -14,6 +14,7 @@ use super::{DependencyDescriptor, Incoming};
 /// What of a packet is the same for every subscriber.
 #[derive(Debug, Clone)]
 pub struct Content {
+    pub ssrc: u32,
     pub codec: Codec,
     pub red: bool,
     pub inner_pt: Pt,
@@ -25,6 +26,7 @@ pub struct Content {
 impl Content {
     pub fn of(packet: &Incoming<'_>) -> Self {
         Content {
+            ssrc: packet.ssrc,
             codec: packet.codec,
             red: packet.red,
             inner_pt: packet.inner_pt,

@@ -123,7 +123,18 @@ pub struct Forward {
     pub vp8_patch: Option<Vp8Patch>,
     /// Worth keeping for retransmission: video.
     pub nackable: bool,
+    pub origin: Origin,
     pub arrival: Instant,
+}
+
+/// Which packet of the publisher's one was made of, for whoever compares it with what the publisher says of its clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin {
+    pub ssrc: u32,
+    /// RTP time.
+    pub time: u32,
+    /// Of `time`, in Hz.
+    pub clock_rate: u32,
 }
 
 /// The publisher of `track` is to be asked for a key frame of this encoding.

@@ -13,7 +13,7 @@ use super::held::Content;
 use super::layout::{Layout, Limit};
 use super::rewrite::{Numbers, Rewriter};
 use super::select::{Gap, Selection};
-use super::{Counters, DependencyDescriptor, Forward, Layer, Slot, Target};
+use super::{Counters, DependencyDescriptor, Forward, Layer, Origin, Slot, Target};
 
 /// A slot and its source.
 #[derive(Debug)]
@@ -257,6 +257,7 @@ impl Subscription {
             ext,
             vp8_patch: rewritten.vp8_patch,
             nackable: is_video,
+            origin: Origin { ssrc: content.ssrc, time: numbers.time, clock_rate: numbers.clock_rate },
             arrival: numbers.arrival,
         });
     }

@@ -46,6 +46,8 @@ impl Shard {
     /// The regular look at one room.
     pub(super) fn tick(&mut self, now: Instant, index: usize) {
         self.listen(now, index);
+        self.feed(now, index);
+        self.feed_again(now);
         let Some(state) = self.rooms.get(index) else { return };
         let keys: Vec<ParticipantKey> = state.room.participants().map(|(key, _)| key).collect();
         for key in keys {
@@ -63,11 +65,11 @@ impl Shard {
     fn listen(&mut self, now: Instant, index: usize) {
         let Some(state) = self.rooms.get_mut(index) else { return };
         let changes = state.speakers.handle_levels(now, state.sfu.levels(now));
-        self.on_voices(index, changes);
+        self.on_voices(now, index, changes);
     }
 
     /// Carries on what changed in who speaks and who is heard.
-    pub(super) fn on_voices(&mut self, index: usize, changes: Changes) {
+    pub(super) fn on_voices(&mut self, now: Instant, index: usize, changes: Changes) {
         let Some(state) = self.rooms.get_mut(index) else { return };
         if changes != Changes::default() {
             state.voices.clear();
@@ -75,11 +77,11 @@ impl Shard {
             self.plan_all(index);
         }
         if changes.speakers {
-            self.tell_speakers(index);
+            self.tell_speakers(now, index);
         }
     }
 
-    fn tell_speakers(&mut self, index: usize) {
+    fn tell_speakers(&mut self, now: Instant, index: usize) {
         let Some(state) = self.rooms.get(index) else { return };
         let mut speakers: Vec<Speaker<'_>> = Vec::new();
         for speaker in state.speakers.speakers() {
@@ -90,8 +92,10 @@ impl Shard {
                 speakers.push(Speaker { user_id: user, level: speaker.loudness() });
             }
         }
+        let users = speakers.iter().map(|speaker| speaker.user_id.clone()).collect();
         let text = message::encode("active-speaker", Some(&state.id), Some("sfu"), None, ActiveSpeaker { speakers });
         self.tell_others(index, None, text);
+        self.tap_speakers(now, index, users);
     }
 
     /// The way to a client was estimated anew. What no longer fits is lowered at once, what fits now at the next look.
@@ -191,7 +195,7 @@ impl Shard {
         participant.replays.drain(now, estimate.unwrap_or(UNLIMITED));
         participant.direct(now, key, was_flooded, &mut state.sfu, &mut forwards);
         let index = participant.room;
-        self.deliver(&mut forwards);
+        self.deliver(now, &mut forwards);
         self.forwards = forwards;
         self.touch(key);
         self.serve_sfu(now, index);

@@ -9,6 +9,7 @@ use str0m::net::Protocol;
 
 use super::control::TrackFacts;
 use super::demux::{self, Kind as DatagramKind};
+use super::recording::RECORDER_SLOT;
 use super::signaling::{media_kind, mid_text};
 use super::{
     CONNECT_TIMEOUT, Carried, MAX_ADDRESSES, MAX_OFFERED_LINES, Output, Participant, Published, RoomState, Shard,
@@ -152,20 +153,27 @@ impl Shard {
         };
         let mut forwards = std::mem::take(&mut self.forwards);
         let Some(state) = self.rooms.get_mut(room) else { return };
+        if let (Some(tap), Some(info)) = (&mut state.tap, &packet.last_sender_info) {
+            tap.note_report(track, info, incoming.ssrc, incoming.clock_rate, packet.timestamp);
+        }
         state.sfu.handle_rtp(now, incoming, &mut forwards);
-        self.deliver(&mut forwards);
+        self.deliver(now, &mut forwards);
         self.forwards = forwards;
         self.serve_sfu(now, room);
     }
 
     /// Hands packets to the connections of those they are for.
-    pub(super) fn deliver(&mut self, forwards: &mut Vec<Forward>) {
+    pub(super) fn deliver(&mut self, now: Instant, forwards: &mut Vec<Forward>) {
         if forwards.is_empty() {
             return;
         }
         self.metrics.forwarded(forwards.len());
         for forward in forwards.drain(..) {
             let slot = forward.slot;
+            if slot.participant.slot == RECORDER_SLOT {
+                self.record(now, forward);
+                continue;
+            }
             let Some(subscriber) = self
                 .participants
                 .get_mut(slot.participant.slot as usize)

@@ -9,6 +9,7 @@
 //!
 //! - [`demux`]: whose datagram is this
 //! - [`directory`]: which worker a room lives on
+//! - `recording`: what is recorded of a room
 //! - `media`: datagrams, forwarding, negotiation of what a participant receives
 //! - `control`: who speaks, and what of each track everybody gets
 //! - `presence`: who is lost, back, or gone
@@ -23,6 +24,7 @@ pub mod demux;
 pub mod directory;
 mod media;
 mod presence;
+mod recording;
 mod signaling;
 mod stats;
 mod whip;
@@ -48,6 +50,7 @@ use crate::metrics::WorkerMetrics;
 use crate::p2p::P2p;
 use crate::peer::{Peer, PeerConfig, Sink, Transmit};
 use crate::quality::{self, Meter};
+use crate::recording::feed::{EndReason, Feed, Notice};
 use crate::room::{LeaveReason, Room};
 use crate::sfu::allocate::{Allocator, Caps, Current};
 use crate::sfu::speaker::Speakers;
@@ -90,6 +93,8 @@ pub enum Output {
     Mail { to: WorkerId, mail: Mail },
     /// Close the TCP connection that `source` opened for media, once what was sent before is out.
     CloseStream { source: SocketAddr },
+    /// For the thread that records. When it does not take it: [`Shard::handle_feed_refused`].
+    Record(Feed),
     /// Answer the request that was given to [`Shard::handle_question`] with this number.
     Answer { conn: ConnKey, number: u32, reply: Reply },
 }
@@ -109,6 +114,8 @@ pub enum Mail {
     Visit { from: Asker, room: RoomId, question: Box<Question> },
     /// To where the question came from.
     Answer { to: Asker, reply: Reply },
+    /// From the thread that records.
+    Recording(Notice),
 }
 
 /// See the module's documentation.
@@ -151,6 +158,8 @@ pub struct Shard {
     allocator: Allocator<usize>,
     layers: Vec<LayerInfo>,
     ratings: Vec<quality::Event>,
+    /// What the thread that records had no room for, and when to try again. Bounded there.
+    unfed: Vec<(Instant, Feed)>,
     outputs: VecDeque<Output>,
     transmits: VecDeque<Transmit>,
 }
@@ -282,6 +291,10 @@ struct RoomState {
     arrivals: u64,
     /// Bounds how often WHIP and WHEP sessions are opened, once one was.
     openings: Option<TokenBucket>,
+    /// What is recorded of it.
+    tap: Option<recording::Tap>,
+    /// Something of it is or was recorded, or should have been: the settings want that once only.
+    was_recorded: bool,
 }
 
 impl Participant {
@@ -400,6 +413,7 @@ impl Shard {
             allocator: Allocator::default(),
             layers: Vec::new(),
             ratings: Vec::new(),
+            unfed: Vec::new(),
             outputs: VecDeque::new(),
             transmits: VecDeque::new(),
         }
@@ -504,6 +518,7 @@ impl Shard {
             Mail::Ask { from, room, question } => self.direct(now, from, room, *question),
             Mail::Visit { from, room, question } => self.visit(now, from, room, *question),
             Mail::Answer { to, reply } => self.on_answer(to, reply),
+            Mail::Recording(notice) => self.on_notice(now, notice),
         }
         self.settle(now);
     }
@@ -519,6 +534,9 @@ impl Shard {
     /// Ends everything: media connections get a close_notify, sockets 1001.
     pub fn handle_stop(&mut self, now: Instant) {
         self.draining = true;
+        for index in self.rooms.iter().map(|(index, _)| index).collect::<Vec<_>>() {
+            self.end_recording(now, index, EndReason::ServerStopped, None);
+        }
         let keys: Vec<ParticipantKey> = self.keys().collect();
         for key in keys {
             self.remove_participant(now, key, LeaveReason::ServerStopped);
@@ -727,13 +745,14 @@ impl Shard {
             state.p2p.leave(key);
         }
         self.pump(now, room);
-        self.end_room_if_empty(room);
+        self.end_room_if_empty(now, room);
     }
 
-    fn end_room_if_empty(&mut self, index: usize) {
+    fn end_room_if_empty(&mut self, now: Instant, index: usize) {
         if !self.rooms.get(index).is_some_and(|state| state.room.is_empty()) {
             return;
         }
+        self.end_recording(now, index, EndReason::CallEnded, None);
         let state = self.rooms.remove(index);
         self.wheel.cancel(TimerKey::Room(index).index());
         self.wheel.cancel(TimerKey::Tick(index).index());
@@ -774,6 +793,8 @@ impl Shard {
             created: self.wall,
             arrivals: 0,
             openings: None,
+            tap: None,
+            was_recorded: false,
         });
         self.room_by_id.insert(id.clone(), index);
         self.wheel.set(TimerKey::Tick(index).index(), now + TICK);

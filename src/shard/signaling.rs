@@ -134,6 +134,7 @@ impl Shard {
                 self.send(conn, text);
                 Ok(())
             }
+            Body::Recording(command) => self.command_recording(now, key, id, command),
             Body::Moderation(what) => Err((ErrorCode::NotAvailable, format!("{what} is not available yet"))),
         }
     }
@@ -269,7 +270,7 @@ impl Shard {
         };
         if let Err(e) = state.room.join(key, joiner) {
             let (code, text) = refused(&e);
-            self.end_room_if_empty(index);
+            self.end_room_if_empty(now, index);
             return self.refuse_join(now, conn, code, &text);
         }
         self.participants.insert(Participant {
@@ -340,7 +341,7 @@ impl Shard {
             ice_servers: ice_servers(&self.config.rtc, &participant.user, self.wall),
             encoding: EncodingInfo::from(&self.config.encoding),
             call: CallInfo { id: &state.id, status: "active", started_at: crate::base::rfc3339(state.created) },
-            recording: None,
+            recording: state.tap.as_ref().and_then(|tap| tap.info()),
             you: You {
                 user_id: &own.user,
                 role: own.role.name(),
@@ -371,7 +372,7 @@ impl Shard {
         }
         self.watch_expiry(now, conn);
         self.apply_grants(now, key, role, permissions);
-        self.end_room_if_empty(index);
+        self.end_room_if_empty(now, index);
         Ok(())
     }
 
@@ -588,6 +589,10 @@ impl Shard {
         let state = &mut self.rooms[index];
         let other = state.room.may_relay(key, user).map_err(|e| refused(&e))?;
         match kind {
+            "offer" if state.tap.is_some() => {
+                let text = "the call is recorded, so its media goes through the server";
+                return Err((ErrorCode::RecordingActive, text.into()));
+            }
             "offer" => {
                 state.p2p.offer_relayed(key, other);
                 state.room.set_peer_to_peer(key, true);
@@ -680,6 +685,8 @@ impl Shard {
         match event {
             Event::Joined { .. } => {}
             Event::UserJoined { key } => {
+                self.tap_joined(now, index, key);
+                self.auto_record(now, index);
                 let state = &self.rooms[index];
                 let Some(p) = state.room.participant(key) else { return };
                 let info = ParticipantInfo {
@@ -695,6 +702,7 @@ impl Shard {
                 self.tell_others(index, Some(key), text);
             }
             Event::UserLeft { key, user, reason } => {
+                self.tap_left(now, index, &user, reason);
                 let state = &self.rooms[index];
                 let left = UserLeft { reason: reason.as_str() };
                 let text = message::encode("user-left", Some(&state.id), Some(user.as_str()), None, left);
@@ -724,9 +732,11 @@ impl Shard {
                 state.sfu.publish(track.id, media_kind(track.kind));
                 state.sources.insert(track.id, (owner, track.mid.as_str().into()));
                 self.tell_others(index, Some(owner), text);
+                self.tap_track(now, index, owner, &track);
                 self.plan_all(index);
             }
             Event::TrackUnpublished { owner, user, id } => {
+                self.untap_track(now, index, id);
                 let state = &mut self.rooms[index];
                 let gone = TrackUnpublished { track_id: id };
                 let text = message::encode("track-unpublished", Some(&state.id), Some(user.as_str()), None, gone);
@@ -736,7 +746,7 @@ impl Shard {
                 state.sources.remove(&id);
                 state.wanted.remove(&id);
                 let changes = state.speakers.remove(id);
-                self.on_voices(index, changes);
+                self.on_voices(now, index, changes);
                 if let Some(participant) = self.participant_mut(owner) {
                     participant.published.retain(|p| p.track != id);
                 }
@@ -767,6 +777,7 @@ impl Shard {
                 self.tell(index, owner, Some(owner), text);
             }
             Event::TrackMuted { track, muted } => {
+                self.tap_muted(now, index, track, muted);
                 self.rooms[index].sfu.set_muted(track, muted);
                 self.serve_sfu(now, index);
             }

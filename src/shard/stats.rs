@@ -13,7 +13,7 @@ use crate::peer::Peer;
 use crate::quality::{Event, Path, Reason, Sample, Video};
 use crate::room::{Kind, Source};
 use crate::sfu::{LayerInfo, Slot};
-use crate::signal::message::{self, ConnectionQuality, QualityWarning};
+use crate::signal::message::{self, ConnectionQuality, QualityWarning, RecordingInfo};
 
 use super::signaling::mid_text;
 
@@ -90,7 +90,11 @@ impl Shard {
         let Some(state) = state.filter(is_visible) else { return Reply::Unavailable(Unavailable::NoRoom) };
         let participants: Vec<ConnectionStats<'_>> =
             state.room.participants().filter_map(|(key, _)| self.connection_stats(now, key)).collect();
-        let stats = RoomStats { participant_count: participants.len(), participants, recording: None };
+        let stats = RoomStats {
+            participant_count: participants.len(),
+            participants,
+            recording: state.tap.as_ref().and_then(|tap| tap.info()),
+        };
         // What is serialized here has no maps with keys that are not strings, which is all that can fail.
         Reply::Json(serde_json::to_string(&stats).expect("statistics serialize"))
     }
@@ -137,7 +141,7 @@ struct RoomStats<'a> {
     participant_count: usize,
     participants: Vec<ConnectionStats<'a>>,
     /// `null` while nothing is recorded.
-    recording: Option<()>,
+    recording: Option<RecordingInfo<'a>>,
 }
 
 /// Figures of the last second or so. Absent: not measured (yet).

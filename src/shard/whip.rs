@@ -67,7 +67,13 @@ impl Shard {
                 let mail = Mail::Visit { from, room, question: Box::new(question) };
                 self.outputs.push_back(Output::Mail { to: worker, mail });
             }
-            Err(Placeless::NotFound) => self.answer(from, Reply::Unavailable(Unavailable::NoRoom)),
+            Err(Placeless::NotFound) => {
+                let reply = match question {
+                    Question::Recording(control) => control.without_recording(&room),
+                    _ => Reply::Unavailable(Unavailable::NoRoom),
+                };
+                self.answer(from, reply);
+            }
             Err(Placeless::TooManyRooms) => self.answer(from, Reply::Unavailable(Unavailable::TooManyRooms)),
         }
     }
@@ -77,6 +83,8 @@ impl Shard {
         let reply = match question {
             Question::Whip(question) => self.ask_whip(now, room, *question),
             Question::Stats(grants) => self.ask_stats(now, &room, &grants),
+            // Some are answered later.
+            Question::Recording(control) => return self.ask_recording(now, from, &room, *control),
         };
         self.answer(from, reply);
     }
@@ -167,7 +175,7 @@ impl Shard {
         if state.room.join(key, joiner).is_err() {
             // Nothing else can be wrong with a key and a name that are new.
             self.sink.clear();
-            self.end_room_if_empty(index);
+            self.end_room_if_empty(now, index);
             return Err(Refusal::CallFull);
         }
         let limits = &self.config.limits;

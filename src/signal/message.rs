@@ -17,6 +17,7 @@ use super::json::{self, Outline};
 use crate::auth::Permissions;
 use crate::base::{RoomId, TrackId, UserId};
 pub use crate::quality::{Direction, Reason, WarningKind};
+use crate::recording::command::{self, Command, Start};
 pub use crate::room::{Kind, Source};
 
 /// Reads one text frame. Its size has been checked by the caller.
@@ -60,6 +61,8 @@ pub enum Body {
     Stats(Vec<Freezes>),
     Token(String),
     Ping,
+    /// `start-recording` and its like.
+    Recording(Command),
     /// A moderation message, by its `type`.
     Moderation(&'static str),
 }
@@ -232,6 +235,7 @@ pub enum ErrorCode {
     ParticipantNotFound,
     TrackNotFound,
     RecordingActive,
+    NotRecording,
     NotAvailable,
     ServerDraining,
     Overloaded,
@@ -259,6 +263,7 @@ impl ErrorCode {
             ErrorCode::ParticipantNotFound => "participant_not_found",
             ErrorCode::TrackNotFound => "track_not_found",
             ErrorCode::RecordingActive => "recording_active",
+            ErrorCode::NotRecording => "not_recording",
             ErrorCode::NotAvailable => "not_available",
             ErrorCode::ServerDraining => "server_draining",
             ErrorCode::Overloaded => "overloaded",
@@ -374,6 +379,10 @@ fn body(kind: &str, data: &Data<'_>) -> Result<Body, Bad> {
             Body::Token(token.into_owned())
         }
         "ping" => Body::Ping,
+        "start-recording" => Body::Recording(Command::Start(start_recording(data)?)),
+        "stop-recording" => Body::Recording(Command::Stop),
+        "pause-recording" => Body::Recording(Command::Pause),
+        "resume-recording" => Body::Recording(Command::Resume),
         _ => match MODERATION.iter().find(|word| **word == kind) {
             Some(word) => Body::Moderation(word),
             None => {
@@ -385,8 +394,17 @@ fn body(kind: &str, data: &Data<'_>) -> Result<Body, Bad> {
 }
 
 /// The moderation messages.
-const MODERATION: [&str; 10] =
-    ["kick", "ban", "lock", "unlock", "admit", "deny", "set-role", "end-call", "start-recording", "stop-recording"];
+const MODERATION: [&str; 8] = ["kick", "ban", "lock", "unlock", "admit", "deny", "set-role", "end-call"];
+
+fn start_recording(data: &Data<'_>) -> Result<Start, Bad> {
+    command::start(data.raw.unwrap_or_default()).map_err(|fault| match fault {
+        command::Fault::Malformed(why) => bad(format!("data: {why}")),
+        command::Fault::Layout(name) => bad(format!("data.layout must be \"tracks\", not {name:?}")),
+        command::Fault::NotAvailable => {
+            Bad { code: ErrorCode::NotAvailable, message: "only the layout \"tracks\" is available".into() }
+        }
+    })
+}
 
 fn join(data: &Fields<'_>, limits: &Limits) -> Result<Join, Bad> {
     let metadata = data.present("metadata");
@@ -766,6 +784,45 @@ pub struct Joined<'a, I: Serialize, E: Serialize, C: Serialize> {
 pub struct RecordingInfo<'a> {
     pub recording_id: &'a str,
     pub status: &'a str,
+}
+
+/// Data of `recording-started`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RecordingStarted<'a> {
+    pub recording_id: &'a str,
+    pub status: &'a str,
+    /// `null`: the settings.
+    pub by: Option<&'a UserId>,
+    pub started_at: String,
+}
+
+/// Data of `recording-paused` and `recording-resumed`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RecordingState<'a> {
+    pub recording_id: &'a str,
+    pub status: &'a str,
+}
+
+/// Data of `recording-stopped`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RecordingStopped<'a> {
+    pub recording_id: &'a str,
+    pub reason: &'a str,
+}
+
+/// Data of `recording-completed`: its files are there, or never will be.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RecordingCompleted<'a> {
+    pub recording_id: &'a str,
+    /// `completed` or `failed`.
+    pub status: &'a str,
+    pub duration_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<&'a str>,
 }
 
 /// Data of `user-joined`, and an element of `participants`.
@@ -1220,7 +1277,15 @@ mod tests {
             ("token", r#"{"token":"a.b.c"}"#, Body::Token("a.b.c".into())),
             ("ping", "\"x\"", Body::Ping),
             ("kick", "{}", Body::Moderation("kick")),
-            ("stop-recording", "null", Body::Moderation("stop-recording")),
+            ("stop-recording", "null", Body::Recording(Command::Stop)),
+            ("pause-recording", "{}", Body::Recording(Command::Pause)),
+            ("resume-recording", "{}", Body::Recording(Command::Resume)),
+            ("start-recording", "null", Body::Recording(Command::Start(Start::default()))),
+            (
+                "start-recording",
+                r#"{"audioOnly":true,"layout":"tracks"}"#,
+                Body::Recording(Command::Start(Start { audio_only: true, participants: None })),
+            ),
         ];
         for (kind, data, expect) in rows {
             let parsed = parse(&message(kind, data), &limits);

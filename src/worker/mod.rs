@@ -35,6 +35,7 @@ use crate::http::question::{Reply, Unavailable};
 use crate::http::{self, Poll as HttpPoll, Response};
 use crate::metrics::WorkerMetrics;
 use crate::peer::Transmit;
+use crate::recording::feed::SendFeed;
 use crate::shard::demux;
 use crate::shard::{self, Output, Shard};
 use crate::signal::session::Session;
@@ -107,6 +108,8 @@ pub struct WorkerConfig {
     pub mailboxes: Vec<Mailbox>,
     pub totals: Arc<Totals>,
     pub metrics: Arc<WorkerMetrics>,
+    /// The way to the thread that records.
+    pub recorder: SendFeed,
 }
 
 /// Connections of all workers together, for the limits that hold for the process.
@@ -150,6 +153,7 @@ pub struct Worker {
     mailboxes: Vec<Mailbox>,
     totals: Arc<Totals>,
     metrics: Arc<WorkerMetrics>,
+    recorder: SendFeed,
     addresses: FxHashMap<IpAddr, AddressState>,
     http_limits: http::Limits,
     ws_limits: ws::Limits,
@@ -261,6 +265,7 @@ impl Worker {
             mailboxes: config.mailboxes,
             totals: config.totals,
             metrics: config.metrics,
+            recorder: config.recorder,
             addresses: FxHashMap::default(),
             scratch: vec![0; 16 * 1024],
             plain: Vec::new(),
@@ -642,6 +647,11 @@ impl Worker {
                 Output::Mail { to, mail } if to == self.id => self.shard.handle_mail(now, mail),
                 Output::Mail { to, mail } => self.post(to, mail),
                 Output::CloseStream { source } => self.close_stream(now, source),
+                Output::Record(feed) => {
+                    if let Err(feed) = (self.recorder)(feed) {
+                        self.shard.handle_feed_refused(now, *feed);
+                    }
+                }
                 Output::Answer { conn, number, reply } => self.deliver_answer(now, conn, number, &reply),
             }
         }

@@ -847,8 +847,8 @@ impl World {
                     self.push(self.now + self.mail_delay, Item::Mail { to: usize::from(to.0), mail });
                 }
                 Output::CloseStream { source } => self.violations.push(format!("there is no connection from {source}")),
-                // Nobody here speaks HTTP.
-                Output::Answer { .. } => {}
+                // Nobody here speaks HTTP, or records.
+                Output::Answer { .. } | Output::Record(_) => {}
             }
         }
     }
