@@ -17,6 +17,7 @@ mod net;
 mod newcomers;
 mod payload;
 mod presence;
+mod recording;
 mod watch;
 mod whip;
 mod wishes;

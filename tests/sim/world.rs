@@ -19,6 +19,7 @@ use webrtc_engine::signal::session::{Phase, Session};
 
 use crate::client::{Client, Plan, Seen};
 use crate::net::{Counts, FAIR, Link, Weather};
+use crate::recording::Studio;
 
 pub const MS: Duration = Duration::from_millis(1);
 pub const SECOND: Duration = Duration::from_secs(1);
@@ -60,6 +61,7 @@ pub struct World {
     pub mail_delay: Duration,
     pub signal_delay: Duration,
     pub counters: Counters,
+    pub studio: Studio,
     /// Nothing was ever lost, on no line.
     fair: bool,
     /// A line on which nothing passes holds signaling up as well.
@@ -250,6 +252,7 @@ impl World {
             mail_delay: MS,
             signal_delay: 15 * MS,
             counters: Counters::default(),
+            studio: Studio::default(),
             fair: true,
             dark_holds_talk: false,
             step: MS,
@@ -580,6 +583,11 @@ impl World {
 
     // ---- the loop ----
 
+    /// As the shards know this time.
+    pub fn instant(&self, time: Duration) -> Instant {
+        self.base + time
+    }
+
     fn at(&self) -> Instant {
         self.base + self.now
     }
@@ -847,8 +855,19 @@ impl World {
                     self.push(self.now + self.mail_delay, Item::Mail { to: usize::from(to.0), mail });
                 }
                 Output::CloseStream { source } => self.violations.push(format!("there is no connection from {source}")),
-                // Nobody here speaks HTTP, or records.
-                Output::Answer { .. } | Output::Record(_) => {}
+                Output::Record(feed) => match self.studio.handle(self.now, feed) {
+                    Ok(None) => {}
+                    Ok(Some(notice)) => {
+                        self.talk += 1;
+                        self.push(self.now + self.mail_delay, Item::Mail { to: index, mail: Mail::Recording(notice) });
+                    }
+                    Err(feed) => {
+                        let at = self.at();
+                        self.nodes[index].shard.handle_feed_refused(at, feed);
+                    }
+                },
+                // Nobody here speaks HTTP.
+                Output::Answer { .. } => {}
             }
         }
     }
