@@ -95,7 +95,7 @@ impl Take {
 
     fn number(&self, user: &str, source: &str) -> u32 {
         let found = self.tracks().into_iter().filter(|(_, (of, what))| of == user && *what == source);
-        found.map(|(number, _)| number).last().unwrap_or_else(|| panic!("{user} has a {source}"))
+        found.map(|(number, _)| number).next_back().unwrap_or_else(|| panic!("{user} has a {source}"))
     }
 
     fn arrivals(&self, track: u32) -> Vec<Instant> {
