@@ -9,6 +9,8 @@ use super::ebml::{Put, Small};
 
 const SEQUENCE_HEADER: u8 = 1;
 const TEMPORAL_DELIMITER: u8 = 2;
+const FRAME_HEADER: u8 = 3;
+const FRAME: u8 = 6;
 const TILE_LIST: u8 = 8;
 const PADDING: u8 = 15;
 
@@ -25,6 +27,15 @@ pub struct Obu<'a> {
 impl<'a> Obu<'a> {
     /// The first OBU of some, and what follows it. One without a size takes all there is. `None`: there is none.
     pub fn parse(bytes: &'a [u8]) -> Option<(Obu<'a>, &'a [u8])> {
+        let (obu, length, size) = Obu::parse_head(bytes)?;
+        let rest = bytes.get(length..)?;
+        let (payload, rest) = rest.split_at_checked(size.unwrap_or(rest.len()))?;
+        Some((Obu { payload, ..obu }, rest))
+    }
+
+    /// An OBU without its payload, which may be elsewhere: with it the octets of its head ([`HEAD_MAX`](Self::HEAD_MAX) at
+    /// most), and the size of the payload if it says one.
+    pub fn parse_head(bytes: &[u8]) -> Option<(Obu<'static>, usize, Option<usize>)> {
         let (head, mut rest) = bytes.split_first()?;
         if head & 0x80 != 0 {
             return None;
@@ -34,14 +45,16 @@ impl<'a> Obu<'a> {
             let (octet, after) = rest.split_first()?;
             (extension, rest) = (Some(*octet), after);
         }
-        let (payload, rest) = if head & 0x02 != 0 {
-            let (size, after) = leb128(rest)?;
-            after.split_at_checked(size)?
-        } else {
-            (rest, &rest[rest.len()..])
-        };
-        Some((Obu { head: *head, extension, payload }, rest))
+        let mut size = None;
+        if head & 0x02 != 0 {
+            let (value, after) = leb128(rest)?;
+            (size, rest) = (Some(value), after);
+        }
+        Some((Obu { head: *head, extension, payload: &[] }, bytes.len() - rest.len(), size))
     }
+
+    /// Octets before the payload: the header, its extension, and a size of eight.
+    pub const HEAD_MAX: usize = 10;
 
     /// obu_type.
     pub fn kind(&self) -> u8 {
@@ -50,6 +63,11 @@ impl<'a> Obu<'a> {
 
     pub fn is_sequence_header(&self) -> bool {
         self.kind() == SEQUENCE_HEADER
+    }
+
+    /// Whether a picture, or a part of one, begins with it: a frame header, alone or before the tiles.
+    pub fn is_frame_header(&self) -> bool {
+        matches!(self.kind(), FRAME_HEADER | FRAME)
     }
 
     /// Whether it has a place in a block.
@@ -243,6 +261,13 @@ pub fn private(sequence_header: &[u8]) -> Option<(Vec<u8>, Sequence)> {
     bytes.extend_from_slice(&obu.prefix(u32::try_from(obu.payload.len()).ok()?));
     bytes.extend_from_slice(obu.payload);
     Some((bytes, sequence))
+}
+
+/// Whether a frame header with this first octet is of a key frame that is shown (AV1 §5.9.2), in a sequence that is not a
+/// still picture.
+pub fn is_keyframe(first: u8) -> bool {
+    // show_existing_frame, two bits of frame_type, show_frame.
+    first & 0xf0 == 0x10
 }
 
 /// BT.709 primaries, sRGB transfer, identity matrix: not subsampled whatever the profile says.

@@ -13,6 +13,11 @@ const SPS_EXTENSION: u8 = 13;
 /// Profiles whose parameter sets, and so records, say how colours are kept (ITU-T H.264 §7.3.2.1.1).
 const HIGH_PROFILES: [u8; 13] = [100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 144];
 
+/// Octets of a sequence parameter set in which its size is looked for; scaling lists and all are shorter.
+const SPS_MAX: usize = 1024;
+/// In one direction, less one: 16384 pixels.
+const MACROBLOCKS_MAX: u32 = 1023;
+
 /// The `avcC` record of an access unit's parameter sets; NAL units of other types are passed over. Lengths are four octets.
 ///
 /// `None`: no sequence or no picture parameter set, more than the record can hold, or one that is cut short.
@@ -68,6 +73,125 @@ fn formats(sps: &[u8]) -> Option<(u8, u8, u8)> {
     }
     let mut depth = || bits.exp_golomb().filter(|depth| *depth <= 6);
     Some((chroma as u8, depth()? as u8, depth()? as u8))
+}
+
+/// The id of a sequence or picture parameter set. `None`: it is neither, or cut short.
+pub fn set_id(nal: &[u8]) -> Option<u32> {
+    let id_at = match nal.first()? & 0x1f {
+        SPS => 4,
+        PPS => 1,
+        _ => return None,
+    };
+    Bits::of(nal.get(id_at..)?).exp_golomb().filter(|id| *id < 256)
+}
+
+/// Width and height in pixels that a sequence parameter set (ITU-T H.264 §7.3.2.1.1) gives, after cropping. `None`: cut short,
+/// or not of this world.
+pub fn size(sps: &[u8]) -> Option<(u32, u32)> {
+    if sps.first()? & 0x1f != SPS {
+        return None;
+    }
+    let clean = unescaped(sps.get(..sps.len().min(SPS_MAX))?);
+    let mut bits = Bits::of(clean.get(4..)?);
+    let profile = *clean.get(1)?;
+    bounded(&mut bits, 31)?; // seq_parameter_set_id
+    let mut chroma = 1;
+    if HIGH_PROFILES.contains(&profile) {
+        chroma = bounded(&mut bits, 3)?;
+        let lists = if chroma == 3 { 12 } else { 8 };
+        if chroma == 3 && bits.bit()? {
+            chroma = 0; // separate planes are cropped like monochrome
+        }
+        bounded(&mut bits, 6)?; // bit_depth_luma_minus8
+        bounded(&mut bits, 6)?; // bit_depth_chroma_minus8
+        bits.bit()?; // qpprime_y_zero_transform_bypass_flag
+        if bits.bit()? {
+            for list in 0..lists {
+                if bits.bit()? {
+                    skip_scaling_list(&mut bits, if list < 6 { 16 } else { 64 })?;
+                }
+            }
+        }
+    }
+    skip_order(&mut bits)?;
+    bounded(&mut bits, 16)?; // max_num_ref_frames
+    bits.bit()?; // gaps_in_frame_num_value_allowed_flag
+    let columns = bounded(&mut bits, MACROBLOCKS_MAX)? + 1;
+    let rows = bounded(&mut bits, MACROBLOCKS_MAX)? + 1;
+    let fields = if bits.bit()? { 1 } else { 2 };
+    if fields == 2 {
+        bits.bit()?; // mb_adaptive_frame_field_flag
+    }
+    bits.bit()?; // direct_8x8_inference_flag
+    let (mut width, mut height) = (columns * 16, rows * 16 * fields);
+    if bits.bit()? {
+        let (unit_x, unit_y) = match chroma {
+            1 => (2, 2 * fields),
+            2 => (2, fields),
+            _ => (1, fields),
+        };
+        let mut crop = |unit: u32| bits.exp_golomb()?.checked_mul(unit);
+        let (left, right, top, bottom) = (crop(unit_x)?, crop(unit_x)?, crop(unit_y)?, crop(unit_y)?);
+        width = width.checked_sub(left)?.checked_sub(right)?;
+        height = height.checked_sub(top)?.checked_sub(bottom)?;
+    }
+    (width > 0 && height > 0).then_some((width, height))
+}
+
+/// Everything from log2_max_frame_num_minus4 to what the order of pictures follows from.
+fn skip_order(bits: &mut Bits<'_>) -> Option<()> {
+    bounded(bits, 12)?; // log2_max_frame_num_minus4
+    match bounded(bits, 2)? {
+        0 => {
+            bounded(bits, 12)?; // log2_max_pic_order_cnt_lsb_minus4
+        }
+        1 => {
+            bits.bit()?; // delta_pic_order_always_zero_flag
+            bits.exp_golomb()?; // se(v), as the next: as long as ue(v)
+            bits.exp_golomb()?;
+            for _ in 0..bounded(bits, 255)? {
+                bits.exp_golomb()?;
+            }
+        }
+        _ => {}
+    }
+    Some(())
+}
+
+fn skip_scaling_list(bits: &mut Bits<'_>, size: usize) -> Option<()> {
+    let (mut last, mut next) = (8i64, 8i64);
+    for _ in 0..size {
+        if next != 0 {
+            // se(v): 1, -1, 2, -2, …
+            let code = i64::from(bits.exp_golomb()?);
+            let delta = if code % 2 == 1 { (code + 1) / 2 } else { -code / 2 };
+            next = (last + delta).rem_euclid(256);
+        }
+        if next != 0 {
+            last = next;
+        }
+    }
+    Some(())
+}
+
+/// ue(v) that must not be larger than `max`.
+fn bounded(bits: &mut Bits<'_>, max: u32) -> Option<u32> {
+    bits.exp_golomb().filter(|value| *value <= max)
+}
+
+/// Without the octets against emulated start codes (§7.4.1).
+fn unescaped(nal: &[u8]) -> Vec<u8> {
+    let mut zeros = 0;
+    let mut clean = Vec::with_capacity(nal.len());
+    for octet in nal {
+        if zeros >= 2 && *octet == 3 {
+            zeros = 0;
+            continue;
+        }
+        zeros = if *octet == 0 { zeros + 1 } else { 0 };
+        clean.push(*octet);
+    }
+    clean
 }
 
 /// The NAL units of an Annex B byte stream (ITU-T H.264 Annex B), without start codes and the zeros around them.

@@ -52,6 +52,90 @@ impl Head {
     }
 }
 
+/// How much is heard of a packet, in samples of 48 kHz (RFC 6716 §3.1): at most 5760, which is 120 ms. `None`: it is no packet
+/// that a decoder takes (§3.4).
+pub fn samples(packet: &[u8]) -> Option<u32> {
+    let (toc, rest) = packet.split_first()?;
+    let frame = frame_samples(*toc);
+    let mut sizes = rest.len();
+    let count = match toc & 3 {
+        0 => 1,
+        1 => {
+            if sizes % 2 != 0 {
+                return None;
+            }
+            sizes /= 2;
+            2
+        }
+        2 => {
+            let (first, after) = frame_size(rest)?;
+            sizes = after.len().checked_sub(first)?;
+            2
+        }
+        _ => return counted(rest, frame),
+    };
+    (sizes <= FRAME_MAX).then_some(count * frame)
+}
+
+/// Of a packet that says how many frames it has (§3.2.5).
+fn counted(rest: &[u8], frame: u32) -> Option<u32> {
+    let (head, mut rest) = rest.split_first()?;
+    let count = u32::from(head & 0x3f);
+    let samples = count * frame;
+    if !(1..=SAMPLES_MAX).contains(&samples) {
+        return None;
+    }
+    if head & 0x40 != 0 {
+        let mut padding = 0usize;
+        loop {
+            let (octet, after) = rest.split_first()?;
+            rest = after;
+            // 255: 254 octets, and more is said of them.
+            padding += usize::from(*octet).min(254);
+            if *octet < 255 {
+                break;
+            }
+        }
+        rest = rest.get(..rest.len().checked_sub(padding)?)?;
+    }
+    let frames = usize::try_from(count).ok()?;
+    if head & 0x80 == 0 {
+        return (rest.len() % frames == 0 && rest.len() / frames <= FRAME_MAX).then_some(samples);
+    }
+    let mut before = 0;
+    for _ in 1..frames {
+        let (size, after) = frame_size(rest)?;
+        (before, rest) = (before + size, after);
+    }
+    (rest.len().checked_sub(before)? <= FRAME_MAX).then_some(samples)
+}
+
+/// Samples of 48 kHz of one frame.
+fn frame_samples(toc: u8) -> u32 {
+    let config = toc >> 3;
+    let size = u32::from(config & 3);
+    match config {
+        0..12 => [480, 960, 1920, 2880][size as usize],
+        12..16 => [480, 960][size as usize & 1],
+        _ => 120 << size,
+    }
+}
+
+/// A frame's size in one or two octets (§3.2.1), and what follows it.
+fn frame_size(bytes: &[u8]) -> Option<(usize, &[u8])> {
+    let (first, rest) = bytes.split_first()?;
+    if *first < 252 {
+        return Some((usize::from(*first), rest));
+    }
+    let (second, rest) = rest.split_first()?;
+    Some((usize::from(*first) + 4 * usize::from(*second), rest))
+}
+
+/// Octets of a frame.
+const FRAME_MAX: usize = 1275;
+/// 120 ms.
+const SAMPLES_MAX: u32 = 5760;
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,6 +1,9 @@
 //! VP9 in Matroska: optional private data as the WebM container guidelines give it, a list of features. It is not the `vpcC`
 //! box of ISO files.
 
+use super::bits::Bits;
+use super::ebml::{Put, Small};
+
 /// Features of a sequence. Players work without; it tells them beforehand whether they can.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Features {
@@ -21,6 +24,91 @@ impl Features {
         features.into_iter().filter_map(|(id, value)| Some([id, 1, value?])).flatten().collect()
     }
 }
+
+/// What a key frame says about itself in its uncompressed header (VP9 bitstream specification, §6.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keyframe {
+    /// `None`: a chroma format that the list has no number for (4:4:0).
+    pub features: Option<Features>,
+    /// Pixels.
+    pub width: u32,
+    pub height: u32,
+}
+
+impl Keyframe {
+    /// From the beginning of a frame, of which 11 octets are enough. `None`: cut short, or not a key frame.
+    pub fn parse(frame: &[u8]) -> Option<Keyframe> {
+        let mut bits = Bits::of(frame);
+        if bits.bits(2)? != FRAME_MARKER {
+            return None;
+        }
+        let profile = u8::from(bits.bit()?) | u8::from(bits.bit()?) << 1;
+        if profile == 3 && bits.bit()? {
+            return None;
+        }
+        if bits.bit()? || bits.bit()? {
+            return None; // show_existing_frame, or not a key frame
+        }
+        bits.bits(2)?; // show_frame, error_resilient_mode
+        if bits.bits(24)? != SYNC_CODE {
+            return None;
+        }
+        let bit_depth = match profile {
+            0 | 1 => 8,
+            _ => 10 + 2 * u8::from(bits.bit()?),
+        };
+        let is_rgb = bits.bits(3)? == RGB;
+        if !is_rgb {
+            bits.bit()?; // color_range
+        }
+        let mut is_subsampled = (!is_rgb, !is_rgb);
+        if profile & 1 == 1 {
+            if !is_rgb {
+                is_subsampled = (bits.bit()?, bits.bit()?);
+            }
+            bits.bit()?; // reserved
+        }
+        let chroma = match is_subsampled {
+            (true, true) => Some(COLOCATED),
+            (true, false) => Some(2),
+            (false, false) => Some(3),
+            (false, true) => None,
+        };
+        let features = chroma.map(|chroma| Features { profile, level: None, bit_depth, chroma });
+        Some(Keyframe { features, width: bits.bits(16)? + 1, height: bits.bits(16)? + 1 })
+    }
+}
+
+/// The index behind the frames of a superframe (§B.2), by their sizes: how many there are, and where one ends. Of 1 to 8
+/// frames; it is at most [`INDEX_MAX`] octets long.
+pub fn index(sizes: &[u32]) -> Small<INDEX_MAX> {
+    let mut index = Small::default();
+    let width = (1..4).find(|width| sizes.iter().all(|size| size >> (8 * width) == 0)).unwrap_or(4);
+    let marker = INDEX_MARKER | (width as u8 - 1) << 3 | (sizes.len() as u8 - 1) & 7;
+    index.put(&[marker]);
+    for size in sizes {
+        index.put(&size.to_le_bytes()[..width]);
+    }
+    index.put(&[marker]);
+    index
+}
+
+/// Whether a frame that ends with this octet is a superframe: the last octet of a plain frame is never like this.
+pub fn ends_index(last: u8) -> bool {
+    last & 0xe0 == INDEX_MARKER
+}
+
+/// How many frames a superframe may have.
+pub const FRAMES_MAX: usize = 8;
+/// Two markers, and eight sizes of four octets.
+pub const INDEX_MAX: usize = 34;
+
+const FRAME_MARKER: u32 = 2;
+const SYNC_CODE: u32 = 0x49_83_42;
+const INDEX_MARKER: u8 = 0xc0;
+const RGB: u32 = 7;
+/// What libvpx and FFmpeg say of 4:2:0: the stream itself does not tell where the samples are.
+const COLOCATED: u8 = 1;
 
 #[cfg(test)]
 mod tests {

@@ -1,0 +1,1 @@
+//! Frames out of packets, codec by codec.
