@@ -1,6 +1,6 @@
 //! Makes a recording out of packets: whole frames of every track on one clock, in an order in which they can be written.
 //!
-//! `Recorder` is a machine. It is fed what [`feed`] carries from a shard to a recorder thread, and asked for [`Block`]s, for
+//! [`Recorder`] is a machine. It is fed what [`feed`] carries from a shard to a recorder thread, and asked for [`Block`]s, for
 //! key frames that are to be requested, and for [`Note`]s about what was lost. It opens no file and knows no rooms; the thread
 //! around it is `storage`'s.
 //!
@@ -35,3 +35,4 @@ pub mod names;
 pub mod speakers;
 
 pub use block::{Block, Description, Note, Payload, Quality};
+pub use recorder::{Config, Recorder};

@@ -1,1 +1,0 @@
-//! The machine around all the others.
