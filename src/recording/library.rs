@@ -160,6 +160,8 @@ pub type ReplyTo = Box<dyn FnOnce(Result<Answer, Unavailable>) + Send>;
 pub enum Update {
     /// As it is from now on, new or not.
     Save(Box<Entry>),
+    /// It was found on the disk, finished: kept if nothing is known of it, so that a lost database is made again.
+    Found(Box<Entry>),
     /// Of a live one; not kept over a restart.
     Progress { recording: RecordingId, duration_ms: u64, size: u64, progress: f32 },
     /// It is gone, with all its files.

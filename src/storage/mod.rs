@@ -2,14 +2,35 @@
 //!
 //! Everything here blocks, on threads of its own; no event loop waits for any of it.
 //!
-//! - [`recorder`]: the thread that takes what shards send, and [`live`]: one recording on it
-//! - [`finish`]: files of participants, hashes, metadata, captions, a poster
-//! - [`repair`]: what a crash cut off is completed
+//! - [`recorder`]: starts and stops the threads, and is handed what shards send
+//! - [`thread`]: one that records, with a [`machine`] and a [`live`] recording for each that runs
+//! - [`finisher`]: the one that does what comes after: [`finish`] with [`parts`], [`poster`] and [`source`], and [`repair`]
+//! - [`journal`]: the manifest, and the lock on a recording
+//! - [`outbox`]: what the database is to know, kept until it takes it
 //! - [`disk`], [`files`]: directories and free space; octets for downloads
+//!
+//! ```text
+//!   shards ──Feed──► thread ──► recording.webm, manifest.jsonl
+//!      ▲               │ Job
+//!      └──Notice─── finisher ──► files of participants, metadata.json
+//!                      └──Update──► db
+//! ```
 
 pub mod disk;
 pub mod files;
 pub mod finish;
+pub mod finisher;
+pub mod journal;
 pub mod live;
+pub mod machine;
+pub mod outbox;
+pub mod parts;
+pub mod poster;
 pub mod recorder;
 pub mod repair;
+pub mod source;
+mod standin;
+pub mod thread;
+
+#[cfg(test)]
+mod tests;

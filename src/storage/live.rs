@@ -1,1 +1,0 @@
-//! One recording while it is made: its file and its manifest.

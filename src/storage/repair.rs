@@ -1,1 +1,0 @@
-//! Recordings that a crash cut off.
