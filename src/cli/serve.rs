@@ -17,12 +17,14 @@ use super::addresses::MediaAddress;
 use super::{Prepared, ServeError};
 use crate::base::WorkerId;
 use crate::config::{Config, TlsFiles, VideoCodec};
+use crate::db::Database;
 use crate::http::api::{Api, DevMode};
 use crate::http::cors::Origins;
 use crate::jobs::{Done, Job, Jobs, certificate};
 use crate::metrics::Metrics;
 use crate::peer::{self, PeerConfig};
 use crate::shard::ShardConfig;
+use crate::storage::files::Files;
 use crate::worker::udp::UdpSocket;
 use crate::worker::{self, Mailbox, Media, Totals, Worker, WorkerConfig, WorkerMail};
 
@@ -58,6 +60,9 @@ pub fn serve(prepared: Prepared) -> Result<(), ServeError> {
         mailboxes.push(mailbox);
         polls.push((poll, inbox));
     }
+    let database = config.server.data_dir.join("webrtc-engine.db");
+    let database = Database::start(&database, &config.recording.output_dir).map_err(|e| fail("database", e))?;
+    let files = Files::start().map_err(|e| fail("files", e))?;
     let mut media_report = Vec::new();
     let mut threads = Vec::new();
     let mut ready = Vec::new();
@@ -89,6 +94,8 @@ pub fn serve(prepared: Prepared) -> Result<(), ServeError> {
                 inbox,
                 poll,
                 mailboxes: mailboxes.clone(),
+                library: Some(database.sender()),
+                files: Some(files.sender()),
                 totals: totals.clone(),
                 metrics: metrics.workers[index].clone(),
                 recorder: Arc::new(|feed| Err(Box::new(feed))),
@@ -116,6 +123,7 @@ pub fn serve(prepared: Prepared) -> Result<(), ServeError> {
 
     let server = Server { config, api, metrics, mailboxes, threads, jobs };
     let result = server.supervise(signals);
+    database.close();
     drop(lock);
     result
 }

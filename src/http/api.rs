@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::cors::Origins;
 use super::question::Question;
 use super::record::{self, Action};
+use super::recordings::{self, Asked};
 use super::{Method, Request, Response, decode_segment, whip};
 use crate::auth::{Claims, Grants, Role, RoomScope, Signer, Verifier};
 use crate::base::{RoomId, UserId};
@@ -53,6 +54,11 @@ pub enum Answer {
         question: Question,
         headers: Vec<(&'static str, String)>,
     },
+    /// It is for those who keep recordings to answer; `headers` go with the answer.
+    Library {
+        asked: Asked,
+        headers: Vec<(&'static str, String)>,
+    },
 }
 
 /// Whether a caller's tokens may still be looked at; see [`Caller::may_try`].
@@ -80,6 +86,10 @@ enum Route {
     Media(Protocol),
     /// One of them.
     MediaSession(Protocol),
+    /// All of a call.
+    Recordings,
+    Recording,
+    RecordingFile,
 }
 
 impl Route {
@@ -88,6 +98,7 @@ impl Route {
             Route::DevToken | Route::Record(_) => "POST, OPTIONS",
             Route::Media(_) => "GET, HEAD, POST, OPTIONS",
             Route::MediaSession(_) => "GET, HEAD, PATCH, DELETE, OPTIONS",
+            Route::Recording => "GET, HEAD, DELETE, OPTIONS",
             _ => "GET, HEAD, OPTIONS",
         }
     }
@@ -122,6 +133,9 @@ impl Api {
             ("/video-calls/{id}/whip/{session}", Route::MediaSession(Protocol::Whip)),
             ("/video-calls/{id}/whep", Route::Media(Protocol::Whep)),
             ("/video-calls/{id}/whep/{session}", Route::MediaSession(Protocol::Whep)),
+            ("/video-calls/{id}/recording", Route::Recordings),
+            ("/video-calls/{id}/recording/{recording}", Route::Recording),
+            ("/video-calls/{id}/recording/{recording}/files/{name}", Route::RecordingFile),
         ]);
         for (path, route) in routes {
             router.insert(path, route).expect("the routes do not collide");
@@ -141,6 +155,10 @@ impl Api {
             Answer::Room { room, question, mut headers } => {
                 headers.append(&mut self.origins.headers(request));
                 Answer::Room { room, question, headers }
+            }
+            Answer::Library { asked, mut headers } => {
+                headers.append(&mut self.origins.headers(request));
+                Answer::Library { asked, headers }
             }
             upgrade => upgrade,
         }
@@ -208,6 +226,21 @@ impl Api {
                     whip::session(protocol, request, session, grants)
                 });
             }
+            Route::Recordings | Route::Recording | Route::RecordingFile => {
+                let param = |name| found.params.get(name).unwrap_or_default();
+                return self.ask_library(
+                    request,
+                    route == Route::RecordingFile,
+                    param("id"),
+                    caller,
+                    wall,
+                    |room, grants| match route {
+                        Route::Recordings => recordings::list(request, room, grants),
+                        Route::Recording => recordings::one(request, room, param("recording"), grants),
+                        _ => recordings::file(request, room, param("recording"), param("name"), grants),
+                    },
+                );
+            }
         };
         Answer::Response(response)
     }
@@ -230,6 +263,32 @@ impl Api {
         });
         match asked {
             Ok((room, question)) => Answer::Room { room, question, headers: Vec::new() },
+            Err(response) => Answer::Response(response),
+        }
+    }
+
+    /// A question to those who keep recordings, asked by somebody whose token opens the room. `may_link`: the token may be in the
+    /// address, as it is for a video in a page.
+    fn ask_library(
+        &self,
+        request: &Request,
+        may_link: bool,
+        id: &str,
+        caller: &mut dyn Caller,
+        wall: SystemTime,
+        asked: impl FnOnce(RoomId, &Grants) -> Result<Asked, Response>,
+    ) -> Answer {
+        let linked = || request.query_param("token").filter(|_| may_link);
+        let token = request.bearer().map(str::to_owned).or_else(linked);
+        let asked = self.authenticate(token.as_deref(), caller, wall).and_then(|grants| {
+            let room = room_id(Some(id))?;
+            if !grants.may_enter(&room) {
+                return Err(call_not_found());
+            }
+            asked(room, &grants)
+        });
+        match asked {
+            Ok(asked) => Answer::Library { asked, headers: Vec::new() },
             Err(response) => Answer::Response(response),
         }
     }

@@ -102,8 +102,9 @@ impl Origin {
     }
 }
 
-const EXPOSED: &str = "Accept-Patch, Accept-Post, ETag, Link, Location, Retry-After, WWW-Authenticate, X-Request-Id";
-const ACCEPTED: &str = "Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match, Range";
+const EXPOSED: &str = "Accept-Patch, Accept-Post, Accept-Ranges, Content-Disposition, Content-Length, Content-Range, ETag, \
+                       Link, Location, Retry-After, WWW-Authenticate, X-Request-Id";
+const ACCEPTED: &str = "Authorization, Content-Type, Idempotency-Key, If-Match, If-None-Match, If-Range, Range";
 /// Longer saves requests, shorter makes a changed configuration known sooner.
 const MAX_AGE_SECONDS: &str = "600";
 

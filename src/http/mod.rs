@@ -11,6 +11,7 @@ pub mod forwarded;
 pub mod parse;
 pub mod question;
 pub mod record;
+pub mod recordings;
 pub mod response;
 pub mod whip;
 

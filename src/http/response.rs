@@ -15,6 +15,8 @@ pub struct Response {
     /// Without `Content-Length`, `Connection` and `X-Request-Id`. Values with control characters are not sent.
     pub headers: Vec<(Cow<'static, str>, String)>,
     pub body: Body,
+    /// Octets of a content that is not here and follows the head by itself. Then `body` is empty.
+    pub follows: Option<u64>,
     /// What [`Response::encode`] completes with the request id.
     problem: Option<Box<Problem>>,
 }
@@ -30,7 +32,7 @@ struct Problem {
 impl Response {
     /// An answer without content.
     pub fn empty(status: u16) -> Self {
-        Response { status, headers: Vec::new(), body: Cow::Borrowed(&[]), problem: None }
+        Response { status, headers: Vec::new(), body: Cow::Borrowed(&[]), follows: None, problem: None }
     }
 
     pub fn new(status: u16, content_type: &str, body: impl Into<Body>) -> Self {
@@ -94,7 +96,7 @@ impl Response {
             }
         }
         if has_content {
-            line(out, format_args!("Content-Length: {}", body.len()));
+            line(out, format_args!("Content-Length: {}", self.follows.unwrap_or(body.len() as u64)));
         }
         line(out, format_args!("X-Request-Id: {request_id}"));
         line(out, format_args!("Connection: {}", if keep_alive { "keep-alive" } else { "close" }));

@@ -1,7 +1,9 @@
 //! What is kept about recordings, what may be asked about them, and what is answered. Plain values: the database thread answers,
 //! [`crate::http`] puts it into words.
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
@@ -118,6 +120,31 @@ pub enum FileKind {
     Poster,
 }
 
+impl FileKind {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            FileKind::Call => "call",
+            FileKind::Participant => "participant",
+            FileKind::Metadata => "metadata",
+            FileKind::Manifest => "manifest",
+            FileKind::Captions => "captions",
+            FileKind::Poster => "poster",
+        }
+    }
+
+    pub fn parse(text: &str) -> Option<FileKind> {
+        let all = [
+            FileKind::Call,
+            FileKind::Participant,
+            FileKind::Metadata,
+            FileKind::Manifest,
+            FileKind::Captions,
+            FileKind::Poster,
+        ];
+        all.into_iter().find(|kind| kind.as_str() == text)
+    }
+}
+
 /// What is in a file.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -160,7 +187,7 @@ pub type ReplyTo = Box<dyn FnOnce(Result<Answer, Unavailable>) + Send>;
 pub enum Update {
     /// As it is from now on, new or not.
     Save(Box<Entry>),
-    /// It was found on the disk, finished: kept if nothing is known of it, so that a lost database is made again.
+    /// It was found on the disk, and is as its own files say, unless more is known of it already.
     Found(Box<Entry>),
     /// Of a live one; not kept over a restart.
     Progress { recording: RecordingId, duration_ms: u64, size: u64, progress: f32 },
@@ -221,4 +248,45 @@ pub enum Unavailable {
     Active,
     /// The database does not answer. Nothing was changed.
     Database,
+    /// Its files could not be deleted; some of them may be gone.
+    Files,
 }
+
+/// To the threads that read files for downloads: a piece of a file.
+pub struct Read {
+    pub from: ReadFrom,
+    pub offset: u64,
+    /// Octets, at most [`PIECE_MAX`].
+    pub length: usize,
+    /// Takes the piece to where it was asked for; called once, on the thread that reads. It must not block.
+    pub reply: Box<dyn FnOnce(Result<Piece, Unreadable>) + Send>,
+}
+
+/// Which file.
+#[derive(Debug, Clone)]
+pub enum ReadFrom {
+    /// One that is to be opened.
+    Path(PathBuf),
+    /// One that an earlier piece came from.
+    Open(Arc<OwnedFd>),
+}
+
+/// A piece of a file.
+#[derive(Debug)]
+pub struct Piece {
+    /// As many as were asked for.
+    pub octets: Vec<u8>,
+    /// To read on from.
+    pub file: Arc<OwnedFd>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unreadable {
+    /// It is not there.
+    Missing,
+    /// It is shorter than it should be, or the disk does not give it.
+    Failed,
+}
+
+/// Octets of a piece. Larger ones cost memory per download, smaller ones more trips between threads.
+pub const PIECE_MAX: usize = 256 * 1024;

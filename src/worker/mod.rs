@@ -6,7 +6,9 @@
 //!
 //! - [`udp`]: batched datagrams
 //! - [`tcp`]: one TCP connection
+//! - [`library`]: questions about recordings, and downloads
 
+mod library;
 pub mod tcp;
 pub mod udp;
 
@@ -36,6 +38,7 @@ use crate::http::{self, Poll as HttpPoll, Response};
 use crate::metrics::WorkerMetrics;
 use crate::peer::Transmit;
 use crate::recording::feed::SendFeed;
+use crate::recording::library::{Answer as LibraryAnswer, Piece, Read, Request as LibraryRequest, Unreadable};
 use crate::shard::demux;
 use crate::shard::{self, Output, Shard};
 use crate::signal::session::Session;
@@ -52,6 +55,10 @@ pub enum WorkerMail {
     Arrival(Box<Arrival>),
     /// A connection whose first connectivity check is for nobody on the workers that it has been to.
     Stray(Box<Conn>),
+    /// What is known of recordings, for the request of this number on this connection.
+    Library { conn: ConnKey, number: u32, answer: Box<Result<LibraryAnswer, crate::recording::library::Unavailable>> },
+    /// Octets of a file, for the same.
+    Piece { conn: ConnKey, number: u32, piece: Result<Piece, Unreadable> },
     /// The certificate is another from now on, for new connections.
     Tls(Arc<rustls::ServerConfig>),
     /// No new calls.
@@ -106,6 +113,9 @@ pub struct WorkerConfig {
     pub poll: Poll,
     /// By worker number, this one's included.
     pub mailboxes: Vec<Mailbox>,
+    /// Those who keep recordings, and those who read their files. `None`: such requests are answered with 503.
+    pub library: Option<Sender<LibraryRequest>>,
+    pub files: Option<Sender<Read>>,
     pub totals: Arc<Totals>,
     pub metrics: Arc<WorkerMetrics>,
     /// The way to the thread that records.
@@ -151,6 +161,10 @@ pub struct Worker {
     tls: Option<Arc<rustls::ServerConfig>>,
     inbox: Receiver<WorkerMail>,
     mailboxes: Vec<Mailbox>,
+    library: Option<Sender<LibraryRequest>>,
+    files: Option<Sender<Read>>,
+    /// Connections with one.
+    downloads: usize,
     totals: Arc<Totals>,
     metrics: Arc<WorkerMetrics>,
     recorder: SendFeed,
@@ -263,6 +277,9 @@ impl Worker {
             tls: config.tls,
             inbox: config.inbox,
             mailboxes: config.mailboxes,
+            library: config.library,
+            files: config.files,
+            downloads: 0,
             totals: config.totals,
             metrics: config.metrics,
             recorder: config.recorder,
@@ -477,6 +494,8 @@ impl Worker {
                 WorkerMail::Shard(mail) => self.shard.handle_mail(now, mail),
                 WorkerMail::Arrival(arrival) => self.arrive(now, *arrival),
                 WorkerMail::Stray(conn) => self.take_in(now, *conn),
+                WorkerMail::Library { conn, number, answer } => self.deliver_library(now, conn, number, *answer),
+                WorkerMail::Piece { conn, number, piece } => self.deliver_piece(now, conn, number, piece),
                 WorkerMail::Tls(tls) => self.tls = Some(tls),
                 WorkerMail::Drain => self.shard.handle_drain(),
                 WorkerMail::Stop => {
@@ -676,12 +695,11 @@ impl Worker {
     fn deliver_answer(&mut self, now: Instant, key: ConnKey, number: u32, reply: &Reply) {
         let waiting = self.conn_mut(key).and_then(|conn| conn.waiting.take_if(|waiting| waiting.number == number));
         if let Some(waiting) = waiting {
-            self.respond_waiting(now, key, waiting, reply);
+            self.respond_waiting(now, key, waiting, reply.response());
         }
     }
 
-    fn respond_waiting(&mut self, now: Instant, key: ConnKey, waiting: Waiting, reply: &Reply) {
-        let mut response = reply.response();
+    fn respond_waiting(&mut self, now: Instant, key: ConnKey, waiting: Waiting, mut response: Response) {
         for (name, value) in waiting.headers {
             response = response.header(name, value);
         }
@@ -764,6 +782,7 @@ impl Worker {
 
     /// Takes a connection out of the counts; it closes when the value is dropped.
     fn forget(&mut self, conn: &Conn) {
+        self.downloads -= usize::from(conn.download.is_some());
         self.totals.connections.fetch_sub(1, Ordering::Relaxed);
         if conn.is_anonymous {
             self.no_longer_anonymous(conn.remote.ip());
@@ -891,7 +910,10 @@ impl Worker {
         self.plain = plain;
         match step {
             Step::Gone => self.drop_conn(now, key),
-            Step::Open => self.arm(key),
+            Step::Open => {
+                self.read_on(now, key);
+                self.arm(key);
+            }
         }
     }
 
@@ -1070,8 +1092,11 @@ impl Worker {
                 let number = self.question_serial;
                 let head_only = request.method == http::Method::Head;
                 let Some(conn) = self.conn_mut(key) else { return };
-                conn.waiting = Some(Waiting { number, until: now + ANSWER_WITHIN, head_only, headers });
+                conn.waiting = Some(Waiting { number, until: now + ANSWER_WITHIN, head_only, headers, terms: None });
                 self.shard.handle_question(now, key, number, room, question);
+            }
+            Answer::Library { asked, headers } => {
+                self.ask_library(now, key, asked, headers, request.method == http::Method::Head);
             }
         }
     }
@@ -1112,11 +1137,19 @@ impl Worker {
             let Some((generation, conn)) = self.conns.get_mut(slot) else { continue };
             let key = ConnKey { slot: slot as u32, generation: *generation };
             let in_vain = conn.waited_in_vain(now);
+            let misses_piece = conn.misses_piece(now);
             match conn.handle_timeout(now, write_timeout) {
                 Step::Gone => self.drop_conn(now, key),
                 Step::Open => {
                     if let Some(waiting) = in_vain {
-                        self.respond_waiting(now, key, waiting, &Reply::Unavailable(Unavailable::Late));
+                        let response = match waiting.terms {
+                            Some(_) => http::recordings::unavailable(),
+                            None => Reply::Unavailable(Unavailable::Late).response(),
+                        };
+                        self.respond_waiting(now, key, waiting, response);
+                    }
+                    if misses_piece {
+                        self.give_up_download(now, key, Unreadable::Failed);
                     }
                     self.enqueue(key);
                 }

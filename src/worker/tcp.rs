@@ -4,6 +4,7 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,8 @@ use rustls::{ServerConfig, ServerConnection};
 use crate::base::Class;
 use crate::frames::{self, Reader, Writer};
 use crate::http;
+use crate::http::recordings::Terms;
+use crate::recording::library::ReadFrom;
 use crate::ws::Ws;
 
 /// What speaks on the connection.
@@ -63,7 +66,7 @@ impl Media {
     }
 }
 
-/// A request whose answer comes from a room.
+/// A request whose answer comes from a room, or from those who keep recordings.
 pub struct Waiting {
     /// Which question; an answer to another is one that came too late.
     pub number: u32,
@@ -73,6 +76,23 @@ pub struct Waiting {
     pub head_only: bool,
     /// Go with the answer.
     pub headers: Vec<(&'static str, String)>,
+    /// Of a question about recordings.
+    pub terms: Option<Terms>,
+}
+
+/// A file on its way to the client, piece by piece.
+pub struct Download {
+    pub from: ReadFrom,
+    /// Octets that were not queued yet.
+    pub rest: Range<u64>,
+    /// Goes out with the first of them: when there is none, there still is an answer in words.
+    pub head: Option<http::Response>,
+    /// What the head says.
+    pub keep_alive: bool,
+    /// The piece that was asked for, and until when it is awaited.
+    pub asked: Option<(u32, Instant)>,
+    /// Those who read had too much to do; they are asked again then.
+    pub again: Option<Instant>,
 }
 
 /// See the module's documentation.
@@ -82,6 +102,8 @@ pub struct Conn {
     pub protocol: Protocol,
     /// While there is one, no further request is read.
     pub waiting: Option<Waiting>,
+    /// The same holds for this.
+    pub download: Option<Box<Download>>,
     tls: Option<Box<ServerConnection>>,
     /// Ready for the socket: ciphertext with TLS, else plain.
     out: Vec<u8>,
@@ -139,6 +161,7 @@ impl Conn {
             remote,
             protocol: Protocol::Http(Box::new(http::Connection::new(now, limits))),
             waiting: None,
+            download: None,
             tls,
             out: Vec::new(),
             written: 0,
@@ -194,7 +217,7 @@ impl Conn {
     /// for, but a call without a reader is over.
     pub fn understood(&mut self) -> Step {
         match &self.protocol {
-            _ if !self.ended || self.waiting.is_some() => Step::Open,
+            _ if !self.ended || self.waiting.is_some() || self.download.is_some() => Step::Open,
             Protocol::Http(_) => {
                 self.finish();
                 Step::Open
@@ -263,6 +286,17 @@ impl Conn {
                 Ok(())
             }
         }
+    }
+
+    /// As [`Conn::queue`], a piece of something that is longer: what was written before it is forgotten.
+    pub fn queue_piece(&mut self, bytes: Vec<u8>) -> io::Result<()> {
+        self.out.drain(..self.written);
+        self.written = 0;
+        if self.tls.is_none() && self.out.is_empty() {
+            self.out = bytes;
+            return Ok(());
+        }
+        self.queue(&bytes)
     }
 
     /// Queues a packet; returns how many were dropped for it, itself included. None is sent on a connection that does not
@@ -368,7 +402,8 @@ impl Conn {
         }
     }
 
-    fn pending(&self) -> usize {
+    /// Octets that the socket has not taken.
+    pub fn pending(&self) -> usize {
         self.out.len() - self.written
     }
 
@@ -382,7 +417,15 @@ impl Conn {
         };
         let stalled = self.stalled_since.map(|since| since + write_timeout);
         let waiting = self.waiting.as_ref().map(|waiting| waiting.until);
-        [protocol, stalled, self.linger_until, waiting].into_iter().flatten().min()
+        let download = self.download.as_ref();
+        let piece = download.and_then(|download| download.asked).map(|(_, until)| until);
+        let again = download.and_then(|download| download.again);
+        [protocol, stalled, self.linger_until, waiting, piece, again].into_iter().flatten().min()
+    }
+
+    /// A piece did not come in time.
+    pub fn misses_piece(&self, now: Instant) -> bool {
+        self.download.as_ref().and_then(|download| download.asked).is_some_and(|(_, until)| now >= until)
     }
 
     /// The request waited long enough for its answer.
