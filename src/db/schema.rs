@@ -19,6 +19,14 @@ impl From<rusqlite::Error> for SchemaError {
     }
 }
 
+/// Whether the tables are such that this program knows them, or can bring them there. Changes nothing.
+pub fn check(connection: &Connection) -> Result<(), SchemaError> {
+    match version(connection)? {
+        found if found > known() => Err(SchemaError::Newer { found, known: known() }),
+        _ => Ok(()),
+    }
+}
+
 /// Brings the tables to where this program knows them. Each step is done whole or not at all.
 pub fn migrate(connection: &mut Connection) -> Result<(), SchemaError> {
     // Nothing is written, and nobody waited for, where nothing is to be done.
@@ -27,10 +35,7 @@ pub fn migrate(connection: &mut Connection) -> Result<(), SchemaError> {
         step_up(&step)?;
         step.commit()?;
     }
-    match version(connection)? {
-        found if found > known() => Err(SchemaError::Newer { found, known: known() }),
-        _ => Ok(()),
-    }
+    check(connection)
 }
 
 fn step_up(transaction: &Transaction<'_>) -> Result<(), SchemaError> {

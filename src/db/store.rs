@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-use super::schema::{SchemaError, migrate};
+use super::schema::{SchemaError, check, migrate};
 
 /// See the module's documentation.
 pub struct Store {
@@ -172,6 +172,7 @@ fn connect(path: &Path, thoroughly: bool) -> Result<Connection, SchemaError> {
     if connection.is_readonly(rusqlite::MAIN_DB)? {
         return Err(failure(rusqlite::ffi::SQLITE_READONLY, "the file may not be written"));
     }
+    check(&connection)?;
     let mode: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
     if mode != "wal" {
         return Err(failure(rusqlite::ffi::SQLITE_CANTOPEN, "the file system has no shared memory for a journal"));

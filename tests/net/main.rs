@@ -31,6 +31,7 @@ mod http;
 mod ice_tcp;
 mod lifecycle;
 mod media;
+mod recordings;
 mod signaling;
 mod stats;
 mod tls;
