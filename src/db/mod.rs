@@ -22,7 +22,7 @@ use std::fmt;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -125,10 +125,7 @@ impl Keeper {
                 for _ in 0..BATCH {
                     let Some(request) = next else { break };
                     keeper.handle(request);
-                    next = match inbox.try_recv() {
-                        Ok(request) => Some(request),
-                        Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
-                    };
+                    next = inbox.try_recv().ok();
                 }
                 if let Some(request) = next {
                     keeper.handle(request);

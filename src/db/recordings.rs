@@ -56,7 +56,7 @@ pub fn list(
 }
 
 fn insert(connection: &Connection, entry: &Entry) -> rusqlite::Result<()> {
-    let participants = entry.participants.as_ref().map(|users| json(users));
+    let participants = entry.participants.as_ref().map(json);
     connection.execute(
         &format!("INSERT INTO recordings ({COLUMNS}) VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13,?14,?15)"),
         params![
@@ -94,7 +94,7 @@ fn insert(connection: &Connection, entry: &Entry) -> rusqlite::Result<()> {
             file.participant,
             signed(file.size),
             file.sha256,
-            file.media.as_ref().map(|media| json(media)),
+            file.media.as_ref().map(json),
         ])?;
     }
     Ok(())

@@ -4,7 +4,9 @@
 //! locked, may not be written or is not there is left alone and tried again.
 
 use std::ffi::OsString;
+use std::fs::OpenOptions;
 use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -166,6 +168,9 @@ impl Store {
 }
 
 fn connect(path: &Path, thoroughly: bool) -> Result<Connection, SchemaError> {
+    // Names of people are nobody else's business. SQLite gives its journal the mode of the file; and it says itself why a file
+    // cannot be made.
+    let _ = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(BUSY)?;
@@ -173,10 +178,8 @@ fn connect(path: &Path, thoroughly: bool) -> Result<Connection, SchemaError> {
         return Err(failure(rusqlite::ffi::SQLITE_READONLY, "the file may not be written"));
     }
     check(&connection)?;
-    let mode: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
-    if mode != "wal" {
-        return Err(failure(rusqlite::ffi::SQLITE_CANTOPEN, "the file system has no shared memory for a journal"));
-    }
+    // Where the file system cannot do it, the mode stays what it is, in which readers and the writer wait for each other.
+    let _mode: String = connection.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
     // What was answered has happened, also after a power cut. Rows are written a few times in the life of a recording.
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "foreign_keys", true)?;

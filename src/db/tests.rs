@@ -1,5 +1,6 @@
 //! The database as others see it: through its queue, over files in every state.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -218,6 +219,10 @@ fn an_entry_comes_back_as_it_was_also_after_a_restart() {
     db.save(&full);
     db.save(&bare);
     assert_eq!(db.status(&full), Ok(full.clone()));
+    for file in ["test.db", "test.db-wal", "test.db-shm"] {
+        let mode = std::fs::metadata(place.0.join(file)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o077, 0, "{file} is for nobody else");
+    }
     drop(db);
     let db = place.start();
     assert_eq!(db.status(&full), Ok(full.clone()));
@@ -594,7 +599,6 @@ fn a_place_that_is_not_there_is_tried_again() {
 /// Whoever may do everything is not kept from writing.
 #[test]
 fn a_database_that_may_not_be_written_is_left_alone() {
-    use std::os::unix::fs::PermissionsExt;
     let place = Place::new("read-only");
     let db = place.start();
     db.save(&entry(1));

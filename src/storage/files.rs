@@ -3,6 +3,8 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
@@ -49,11 +51,7 @@ fn work(reads: &Mutex<Receiver<Read>>) {
 fn read(from: ReadFrom, offset: u64, length: usize) -> Result<Piece, Unreadable> {
     let result = match &from {
         ReadFrom::Path(path) => open(path).and_then(|file| Ok((piece(&file, offset, length)?, Arc::new(file.into())))),
-        // A descriptor of its own for a moment; they share the file, and no position.
-        ReadFrom::Open(open) => open
-            .try_clone()
-            .and_then(|descriptor| piece(&File::from(descriptor), offset, length))
-            .map(|octets| (octets, open.clone())),
+        ReadFrom::Open(open) => piece(&borrowed(open), offset, length).map(|octets| (octets, open.clone())),
     };
     match result {
         Ok((octets, file)) => Ok(Piece { octets, file }),
@@ -71,6 +69,12 @@ fn read(from: ReadFrom, offset: u64, length: usize) -> Result<Piece, Unreadable>
 fn open(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
     if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("not a file")) }
+}
+
+/// The same descriptor with the methods of a file.
+fn borrowed(open: &OwnedFd) -> ManuallyDrop<File> {
+    // SAFETY: the descriptor is open as long as `open`, which the caller holds while it uses this, and is never closed by it.
+    ManuallyDrop::new(unsafe { File::from_raw_fd(open.as_raw_fd()) })
 }
 
 fn piece(file: &File, offset: u64, length: usize) -> io::Result<Vec<u8>> {
