@@ -1,0 +1,292 @@
+/** Recordings by REST, and what must be in their files. */
+
+import { spawn } from "node:child_process";
+import { createHash } from "node:crypto";
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { temporaryDirectory } from "./browser.mjs";
+import { PEOPLE } from "./call.mjs";
+import { assert, assertEqual, onFailure, serverUrl, Skip, step, token, until } from "./story.mjs";
+
+const here = (path) => fileURLToPath(new URL(path, import.meta.url));
+const PYTHON = here("../.venv/bin/python");
+const ANALYSIS = here("analyse_recording.py");
+const FLASHES = readFileSync(here("flashes.js"), "utf8");
+
+/** What is promised of every recording (interface.md, section 6). */
+export const SYNC = { avOffsetMs: 40, betweenMs: 100 };
+/** Downloads are made in pieces of this size, so that they need several. */
+const PIECE = 100_000;
+/** For the files of a short recording. */
+const FINISH_MS = 30_000;
+
+/** As `in-page.js` has them. */
+export const COLOURS = {
+  red: [224, 32, 32],
+  green: [32, 160, 64],
+  blue: [32, 64, 224],
+  yellow: [224, 208, 32],
+  magenta: [200, 32, 200],
+  cyan: [32, 190, 200],
+};
+
+// In pages
+
+/** For pages that publish what can be measured: before `join` with `media: "flashes"`. */
+export async function addFlashes(page) {
+  await page.evaluate(FLASHES);
+  // The recording's events with the time at which they came, by the clock of all pages.
+  await page.evaluate(() => (globalThis.told = []));
+}
+
+/** Notes from now on what the page is told about recordings. */
+export function noteTold(page) {
+  return page.evaluate(() => {
+    for (const type of ["recording-started", "recording-stopped", "recording-completed"]) {
+      e2e.state.call.addEventListener(type, ({ detail }) => told.push({ type, at: e2e.clock(), detail }));
+    }
+  });
+}
+
+/** Waits until the page was told so, and returns when, in seconds. */
+export async function toldOf(page, who, type, recordingId) {
+  const event = await until(`${who} to be told of ${type}`, async () => {
+    const seen = await page.evaluate(() => told);
+    const found = seen.find((event) => event.type === type && event.detail?.recordingId === recordingId);
+    return found ?? { ok: false, seen };
+  });
+  return event.at / 1_000;
+}
+
+// REST
+
+/** A request; `problem` is what it is refused with, and its body is JSON or nothing. */
+export async function rest(jwt, method, path, body) {
+  const response = await fetch(new URL(path, serverUrl), {
+    method,
+    headers: {
+      ...(jwt && { authorization: `Bearer ${jwt}` }),
+      ...(body !== undefined && { "content-type": "application/json" }),
+    },
+    body: body === undefined ? undefined : JSON.stringify(body),
+  });
+  const text = await response.text();
+  let value = null;
+  try {
+    value = text ? JSON.parse(text) : null;
+  } catch {
+    throw new Error(`${method} ${path}: ${response.status} with no JSON: ${text.slice(0, 300)}`);
+  }
+  return { status: response.status, type: response.headers.get("content-type"), body: value };
+}
+
+/** Asserts that it is refused so, as RFC 9457 says. Returns the problem. */
+export async function refused(jwt, method, path, body, status, code) {
+  const answer = await rest(jwt, method, path, body);
+  const seen = { status: answer.status, code: answer.body?.code, type: answer.type?.split(";")[0], inBody: answer.body?.status };
+  assertEqual(seen, { status, code, type: "application/problem+json", inBody: status }, `${method} ${path} ${JSON.stringify(body ?? "")}`);
+  return answer.body;
+}
+
+/** One recording, as its host sees it. */
+export class Recording {
+  constructor(roomId, jwt, recordingId) {
+    Object.assign(this, { roomId, jwt, recordingId });
+    onFailure(`recording ${recordingId}`, () => this.status());
+  }
+
+  static path(roomId, rest = "") {
+    return `video-calls/${encodeURIComponent(roomId)}/recording${rest}`;
+  }
+
+  static async start(roomId, jwt, options) {
+    const { status, body } = await rest(jwt, "POST", Recording.path(roomId, "/start"), options ?? {});
+    assertEqual([status, body?.status], [201, "recording"], `the start of a recording: ${JSON.stringify(body)}`);
+    step(`recording ${body.recordingId}`);
+    return new Recording(roomId, jwt, body.recordingId);
+  }
+
+  get path() {
+    return Recording.path(this.roomId, `/${encodeURIComponent(this.recordingId)}`);
+  }
+
+  async status() {
+    const { status, body } = await rest(this.jwt, "GET", this.path);
+    assertEqual(status, 200, `GET ${this.path}: ${JSON.stringify(body)}`);
+    return body;
+  }
+
+  /** `stop`, `pause` or `resume`. Returns the state that is answered. */
+  async order(what) {
+    const { status, body } = await rest(this.jwt, "POST", Recording.path(this.roomId, `/${what}`));
+    assertEqual([status, body?.recordingId], [200, this.recordingId], `${what}: ${JSON.stringify(body)}`);
+    step(`${what}: ${body.status}`);
+    return body.status;
+  }
+
+  /** Waits until it is complete. What is told meanwhile has to make sense. */
+  async completed({ timeout = FINISH_MS } = {}) {
+    let progress = 0;
+    const entry = await until(
+      "the recording to be complete",
+      async () => {
+        const seen = await this.status();
+        assert(seen.status !== "failed", `it does not fail: ${JSON.stringify(seen)}`);
+        assert(seen.progress >= progress && seen.progress <= 1, `its progress goes from 0 to 1: ${progress}, ${seen.progress}`);
+        progress = seen.progress;
+        return seen.status === "completed" ? seen : { ok: false, status: seen.status, progress };
+      },
+      { timeout },
+    );
+    assertEqual(entry.progress, 1, "progress of what is complete");
+    step(`complete: ${entry.files.map(({ name }) => name).join(", ")}`);
+    return entry;
+  }
+
+  fileUrl(name, jwt = this.jwt) {
+    const url = new URL(`${this.path}/files/${encodeURIComponent(name)}`, serverUrl);
+    if (jwt) url.searchParams.set("token", jwt);
+    return url.href;
+  }
+
+  /** Downloads every file by its own hash and size, piece by piece; their paths by name. */
+  async download({ files }) {
+    const folder = join(temporaryDirectory("recording"), this.recordingId);
+    mkdirSync(folder);
+    const paths = {};
+    for (const file of files) {
+      const bytes = await this.#downloadPieces(file);
+      assertEqual(createHash("sha256").update(bytes).digest("hex"), file.sha256, `SHA-256 of ${file.name}`);
+      paths[file.name] = join(folder, file.name);
+      writeFileSync(paths[file.name], bytes);
+    }
+    step(`downloaded ${files.length} files into ${folder}`);
+    return paths;
+  }
+
+  async #downloadPieces({ name, size }) {
+    const url = this.fileUrl(name);
+    const head = await fetch(url, { method: "HEAD" });
+    const etag = head.headers.get("etag");
+    assertEqual([head.status, Number(head.headers.get("content-length"))], [200, size], `HEAD of ${name}`);
+    assert(etag && head.headers.get("accept-ranges") === "bytes", `${name} has an ETag and can be had in ranges`);
+    const pieces = [];
+    for (let from = 0; from < size; from += PIECE) {
+      const to = Math.min(from + PIECE, size) - 1;
+      const response = await fetch(url, { headers: { range: `bytes=${from}-${to}`, "if-range": etag } });
+      const seen = [response.status, response.headers.get("content-range"), response.headers.get("etag")];
+      assertEqual(seen, [206, `bytes ${from}-${to}/${size}`, etag], `a range of ${name}`);
+      pieces.push(Buffer.from(await response.arrayBuffer()));
+    }
+    const beyond = await fetch(url, { headers: { range: `bytes=${size}-` } });
+    assertEqual([beyond.status, beyond.headers.get("content-range")], [416, `bytes */${size}`], `a range behind the end of ${name}`);
+    return Buffer.concat(pieces);
+  }
+}
+
+/** A token with which recordings may be started, seen and deleted. */
+export function hostToken(roomId, userId = "host") {
+  return token(userId, roomId, { role: "host" });
+}
+
+// Files
+
+/** Measures a file; see `analyse_recording.py`. It throws where something is not as expected. */
+export async function analyse(path, expected) {
+  const report = await measure(path, expected);
+  if (report.failures.length > 0) {
+    const kept = keep(path, report);
+    throw new Error(`${path}: ${report.failures.join("; ")}${kept}`);
+  }
+  const { durationS, tracks, sync } = report;
+  step(`${path.split("/").at(-1)}: ${durationS.toFixed(2)} s, ${tracks.length} tracks, MEASURED ${JSON.stringify({ ...sync.participants, ...sync.between })}`);
+  return report;
+}
+
+/** The same, whatever it finds. */
+export async function measure(path, expected = {}) {
+  if (!existsSync(PYTHON)) throw new Skip(`${PYTHON} is not there: run tests/e2e/setup.sh`);
+  const child = spawn(PYTHON, [ANALYSIS, path, "-"], { stdio: ["pipe", "pipe", "pipe"] });
+  const output = { stdout: "", stderr: "" };
+  for (const name of ["stdout", "stderr"]) child[name].setEncoding("utf8").on("data", (text) => (output[name] += text));
+  child.stdin.end(JSON.stringify(expected));
+  const code = await new Promise((resolve) => child.once("close", resolve));
+  try {
+    const report = JSON.parse(output.stdout);
+    assertEqual(code, report.failures.length > 0 ? 1 : 0, "exit code of the analysis");
+    return report;
+  } catch (error) {
+    throw new Error(`the analysis of ${path}: exit code ${code}, ${error.message}\n${output.stderr}`);
+  }
+}
+
+/** Where `KEEP_RECORDINGS` names a folder, what was wrong is kept there. */
+function keep(path, report) {
+  const folder = process.env.KEEP_RECORDINGS;
+  if (!folder) return "";
+  mkdirSync(folder, { recursive: true });
+  const copy = join(folder, path.split("/").at(-1));
+  writeFileSync(copy, readFileSync(path));
+  writeFileSync(`${copy}.json`, JSON.stringify(report, null, 1));
+  return ` (kept as ${copy})`;
+}
+
+/** Expectations for the picture of somebody. */
+export function cameraOf(userId, more = {}) {
+  return { participant: userId, source: "camera", codec: "vp8", colour: COLOURS[PEOPLE[userId].colour], ...more };
+}
+
+/** And for the voice. */
+export function voiceOf(userId, more = {}) {
+  return { participant: userId, source: "microphone", codec: "opus", toneHz: PEOPLE[userId].tone, ...more };
+}
+
+/**
+ * Plays a file from a URL in a page of the server's origin: it knows how long it is, and goes on from wherever one seeks to.
+ */
+export async function playsAndSeeks(page, who, url, durationS) {
+  const duration = await page.evaluate(async (src) => {
+    const video = document.createElement("video");
+    document.body.append(video);
+    video.muted = true;
+    globalThis.played = { video, frames: [], errors: [] };
+    const note = (_, { mediaTime }) => {
+      played.frames.push(mediaTime);
+      video.requestVideoFrameCallback?.(note);
+    };
+    video.requestVideoFrameCallback?.(note);
+    const loaded = new Promise((resolve, reject) => {
+      video.onloadedmetadata = resolve;
+      video.onerror = () => {
+        played.errors.push(video.error?.message ?? "?");
+        reject(new Error(video.error?.message));
+      };
+    });
+    video.src = src;
+    await loaded;
+    await video.play();
+    return video.duration;
+  }, url);
+  assert(Number.isFinite(duration) && Math.abs(duration - durationS) < 0.2, `${who}: ${duration} s is about ${durationS} s`);
+  for (const share of [0.25, 0.5, 0.75]) {
+    const at = share * duration;
+    await page.evaluate(async (time) => {
+      const { video, frames } = played;
+      const seeked = new Promise((resolve) => video.addEventListener("seeked", resolve, { once: true }));
+      video.currentTime = time;
+      await seeked;
+      frames.length = 0;
+    }, at);
+    await until(`${who} to play from ${at.toFixed(2)} s`, async () => {
+      const seen = await page.evaluate(() => {
+        const { video, frames, errors } = played;
+        return { first: frames[0], last: frames.at(-1), errors, at: video.currentTime, end: video.seekable.end(0) };
+      });
+      const isThere = seen.first > at - 0.5 && seen.first < at + 1 && seen.last > seen.first + 0.3;
+      return (isThere && seen.errors.length === 0 && Math.abs(seen.end - duration) < 0.01) || { ok: false, ...seen };
+    });
+  }
+  await page.evaluate(() => played.video.remove());
+  step(`${who} plays and seeks in ${durationS.toFixed(2)} s`);
+}
