@@ -165,6 +165,82 @@ fn a_lost_socket_of_firefox_is_resumed_without_a_leave() {
     Story::new("reconnect").with("BROWSER", "firefox").needs("firefox-esr").needs("pulseaudio").run();
 }
 
+/// What the stories of recordings measure with is measured itself, by files that are wrong in known ways.
+#[test]
+fn what_is_wrong_with_a_recording_is_found() {
+    Story::new("recording_analysis").needs("ffmpeg").needs("mkvmerge").limit(180).run();
+}
+
+#[test]
+fn a_call_is_recorded() {
+    recording("recording").needs("firefox-esr").needs("pulseaudio").limit(180).run();
+}
+
+#[test]
+fn recordings_by_rest() {
+    recording("recording_api").run();
+}
+
+#[test]
+fn a_call_that_is_recorded_by_itself() {
+    recording("recording_auto").with_server("RECORDING_AUTO", "true").run();
+}
+
+#[test]
+fn a_killed_server_repairs_its_recording() {
+    recording("recording_crash").that_comes_back().run();
+}
+
+#[test]
+fn simulcast_is_recorded_while_packets_are_lost() {
+    recording("recording_variants").with("VARIANT", "loss").with_loss().run();
+}
+
+#[test]
+fn a_shared_screen_is_recorded() {
+    recording("recording_variants").with("VARIANT", "screen").run();
+}
+
+#[test]
+fn a_muted_microphone_is_not_recorded() {
+    recording("recording_variants").with("VARIANT", "mute").run();
+}
+
+#[test]
+fn a_picture_that_changes_its_size_is_recorded() {
+    recording("recording_variants").with("VARIANT", "resize").run();
+}
+
+#[test]
+fn vp9_is_recorded() {
+    recording("recording_variants").with("VARIANT", "VP9").run();
+}
+
+#[test]
+fn av1_is_recorded() {
+    recording("recording_variants").with("VARIANT", "AV1").run();
+}
+
+#[test]
+fn h264_is_recorded() {
+    recording("recording_variants").with("VARIANT", "H264").run();
+}
+
+#[test]
+fn who_leaves_and_comes_again_is_recorded() {
+    recording("recording_variants").with("VARIANT", "rejoin").run();
+}
+
+#[test]
+fn a_pause_is_not_recorded() {
+    recording("recording_variants").with("VARIANT", "pause").run();
+}
+
+/// A story whose files are measured.
+fn recording(scenario: &'static str) -> Story {
+    Story::new(scenario).needs("ffmpeg").needs("mkvmerge").limit(120)
+}
+
 /// The whole machine is one resource: a lock between the tests of a process, and a file lock between processes.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
@@ -179,9 +255,21 @@ struct Story {
     tools: Vec<&'static str>,
     /// For the scenario, which may be used by several stories.
     environment: Vec<(&'static str, &'static str)>,
+    server_environment: Vec<(&'static str, &'static str)>,
     turn_server: bool,
     certificate: bool,
-    without_udp: bool,
+    weather: Option<Weather>,
+    /// A server that ends is started again.
+    comes_back: bool,
+}
+
+/// What happens to datagrams.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Weather {
+    /// All are lost.
+    NoUdp,
+    /// One in twenty is lost, at random.
+    Loss,
 }
 
 impl Story {
@@ -193,9 +281,11 @@ impl Story {
             limit,
             tools,
             environment: Vec::new(),
+            server_environment: Vec::new(),
             turn_server: false,
             certificate: false,
-            without_udp: false,
+            weather: None,
+            comes_back: false,
         }
     }
 
@@ -214,6 +304,17 @@ impl Story {
         self
     }
 
+    fn with_server(mut self, name: &'static str, value: &'static str) -> Self {
+        self.server_environment.push((name, value));
+        self
+    }
+
+    /// The scenario may kill the server, whose id it is given: it is started again, at the same address.
+    fn that_comes_back(mut self) -> Self {
+        self.comes_back = true;
+        self
+    }
+
     fn with_turn_server(mut self) -> Self {
         self.turn_server = true;
         self
@@ -225,8 +326,17 @@ impl Story {
     }
 
     /// Server and browsers see nothing but each other, and no datagram.
-    fn without_udp(mut self) -> Self {
-        self.without_udp = true;
+    fn without_udp(self) -> Self {
+        self.weather(Weather::NoUdp)
+    }
+
+    /// The same, where some datagrams are lost.
+    fn with_loss(self) -> Self {
+        self.weather(Weather::Loss)
+    }
+
+    fn weather(mut self, weather: Weather) -> Self {
+        self.weather = Some(weather);
         self.needs("ip").needs("nft")
     }
 
@@ -255,29 +365,40 @@ impl Story {
             node_environment.push(("NODE_EXTRA_CA_CERTS".into(), certificate));
         }
 
-        let network = match self.without_udp.then(Network::without_udp).transpose() {
+        for (key, value) in &self.server_environment {
+            set(key, value);
+        }
+
+        let network = match self.weather.map(Network::with).transpose() {
             Ok(network) => network,
             Err(reason) => return skipped(&reason),
         };
-        if network.is_some() {
+        if self.weather == Some(Weather::NoUdp) {
             node_environment.push(("UDP".into(), "blocked".into()));
         }
         let command = |program: &str| match &network {
             Some(network) => network.command(program),
             None => Command::new(program),
         };
-        let server = Server::start(command(env!("CARGO_BIN_EXE_webrtc-engine")), &directory.path, &environment);
-        let mut command = command("node");
-        command
-            .arg(scenarios().join(format!("{}.mjs", self.scenario)))
+        let start =
+            |port| Server::start(command(env!("CARGO_BIN_EXE_webrtc-engine")), &directory.path, &environment, port);
+        let mut server = start(0);
+        let mut node = command("node");
+        node.arg(scenarios().join(format!("{}.mjs", self.scenario)))
             .env("SERVER_URL", &server.url)
+            .env("SERVER_PID", server.process.child.id().to_string())
             .env("STORY_LIMIT_MS", self.limit.as_millis().to_string())
             .envs(self.environment)
             .envs(node_environment);
-        let (exit, output) = run_to_end(command, self.limit);
+        let (exit, output) = run_to_end(node, self.limit, || {
+            if self.comes_back && server.process.has_ended() {
+                println!("--- the log of the server that ended\n{}", server.process.log());
+                server = start(server.port());
+            }
+        });
         if let (Some(0), Some(network)) = (exit, &network) {
             let dropped = network.dropped();
-            assert!(dropped > 0, "UDP was blocked, but nobody has tried it\n{output}");
+            assert!(dropped > 0, "datagrams would have been lost, but there were none\n{output}");
         }
         match exit {
             Some(0) => println!("{output}"),
@@ -325,12 +446,13 @@ struct Server {
 }
 
 impl Server {
-    fn start(mut command: Command, directory: &Path, environment: &[(String, String)]) -> Self {
+    /// Port 0 is any that is free.
+    fn start(mut command: Command, directory: &Path, environment: &[(String, String)], port: u16) -> Self {
         command
             .current_dir(directory)
             .env("DATA_DIR", directory.join("data"))
             .env("RECORDING_OUTPUT_DIR", directory.join("recordings"))
-            .env("PORT", "0")
+            .env("PORT", port.to_string())
             .env("RTC_UDP_PORT", "0")
             .env("LOG_LEVEL", std::env::var("LOG_LEVEL").unwrap_or_else(|_| "debug".into()))
             .env_remove("JWT_SECRET")
@@ -349,6 +471,11 @@ impl Server {
             }
         }
     }
+
+    fn port(&self) -> u16 {
+        let port = self.url.trim_end_matches('/').rsplit_once(':').and_then(|(_, port)| port.parse().ok());
+        port.unwrap_or_else(|| panic!("no port in {}", self.url))
+    }
 }
 
 /// The address in `… listening on http://127.0.0.1:3000/ …`.
@@ -359,21 +486,25 @@ fn listening_url(line: &str) -> Option<String> {
     Some(format!("{}/", url.trim_end_matches('/')))
 }
 
-/// A network namespace with loopback alone, on which datagrams are lost. It goes with its owner.
+/// A network namespace with loopback alone, on which datagrams are lost, all or some. It goes with its owner.
 struct Network {
     name: String,
 }
 
 impl Network {
     /// The error says what is missing: the right to make one, or a kernel that can.
-    fn without_udp() -> Result<Self, String> {
+    fn with(weather: Weather) -> Result<Self, String> {
+        let lost = match weather {
+            Weather::NoUdp => "meta l4proto udp",
+            Weather::Loss => "meta l4proto udp numgen random mod 100 < 5",
+        };
         let network = Network { name: format!("e2e-{}", std::process::id()) };
         tool(Command::new("ip").args(["netns", "add", &network.name]))?;
         tool(Command::new("ip").args(["-n", &network.name, "link", "set", "lo", "up"]))?;
         for rule in [
             "add table inet e2e",
             "add chain inet e2e in { type filter hook input priority 0; }",
-            "add rule inet e2e in meta l4proto udp counter drop",
+            &format!("add rule inet e2e in {lost} counter drop"),
         ] {
             tool(network.command("nft").arg(rule))?;
         }
@@ -503,8 +634,15 @@ impl Process {
         lines[lines.len().saturating_sub(150)..].join("\n")
     }
 
+    fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("a child can be waited for").is_some()
+    }
+
     /// Asks it to end, and makes it end when it does not within a few seconds.
     fn end(&mut self) {
+        if self.has_ended() {
+            return;
+        }
         signal(self.child.id(), libc::SIGTERM);
         if wait(&mut self.child, Duration::from_secs(1)).is_none() {
             // A second signal stops a server that still drains.
@@ -535,12 +673,12 @@ fn keep_lines(output: impl Read + Send + 'static, log: Arc<Mutex<Vec<String>>>, 
     });
 }
 
-/// Runs a scenario: its exit code, `None` when it ran out of time, and all its output.
-fn run_to_end(mut command: Command, limit: Duration) -> (Option<i32>, String) {
+/// Runs a scenario: its exit code, `None` when it ran out of time, and all its output. `meanwhile` is called again and again.
+fn run_to_end(mut command: Command, limit: Duration, meanwhile: impl FnMut()) -> (Option<i32>, String) {
     // A group of its own, so that nothing it starts can outlive it.
     command.process_group(0);
     let (mut process, lines) = Process::start(command, "node");
-    let status = wait(&mut process.child, limit);
+    let status = wait_and(&mut process.child, limit, meanwhile);
     if status.is_none() {
         process.end();
     } else {
@@ -554,6 +692,10 @@ fn run_to_end(mut command: Command, limit: Duration) -> (Option<i32>, String) {
 }
 
 fn wait(child: &mut Child, limit: Duration) -> Option<std::process::ExitStatus> {
+    wait_and(child, limit, || {})
+}
+
+fn wait_and(child: &mut Child, limit: Duration, mut meanwhile: impl FnMut()) -> Option<std::process::ExitStatus> {
     let deadline = Instant::now() + limit;
     loop {
         if let Some(status) = child.try_wait().expect("a child can be waited for") {
@@ -562,6 +704,7 @@ fn wait(child: &mut Child, limit: Duration) -> Option<std::process::ExitStatus> 
         if Instant::now() >= deadline {
             return None;
         }
+        meanwhile();
         thread::sleep(Duration::from_millis(25));
     }
 }

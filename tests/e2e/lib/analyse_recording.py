@@ -305,15 +305,16 @@ def dominant_tone(samples):
 
 
 def beeps_of(samples, offset, tone_hz):
-    """Where the loudness of the tone passes half of what it is in a beep; the window is around each moment."""
+    """Where the loudness of the tone is half way to that of a beep; the window is around each moment."""
     if tone_hz is None:
         return []
     phase = numpy.exp(-2j * numpy.pi * tone_hz * numpy.arange(len(samples)) / SAMPLE_RATE)
     window = round(SAMPLE_RATE * 4 / tone_hz)
     loudness = numpy.abs(numpy.convolve(samples * phase, numpy.full(window, 1 / window), "same"))
-    threshold = numpy.percentile(loudness, 97) / 2
-    if threshold < 4 * numpy.median(loudness) / 2:
+    usual, beeping = numpy.percentile(loudness, [50, 98])
+    if beeping < 2 * usual:
         return []
+    threshold = (usual + beeping) / 2
     loud = loudness > threshold
     edges = numpy.flatnonzero(numpy.diff(loud.astype(numpy.int8)))
     beeps = []

@@ -41,15 +41,18 @@ e2e.flashes = (() => {
     };
   }
 
-  /** Tracks that flash and beep, of those that are wished for. `canvas` may be resized at any time. */
-  function make({ colour, tone, width = 320, height = 180, fps = 15 } = {}) {
+  /**
+   * Tracks that flash and beep, of those that are wished for. `loudness` is that between beeps, well below 0.5. The canvas may be
+   * resized at any time.
+   */
+  function make({ colour, tone, loudness = QUIET, width = 320, height = 180, fps = 15 } = {}) {
     const context = new AudioContext({ sampleRate: 48_000 });
     const wall = wallClock(context);
     const gain = context.createGain();
     const oscillator = context.createOscillator();
     const destination = context.createMediaStreamDestination();
     oscillator.frequency.value = tone ?? 1_000;
-    gain.gain.value = QUIET;
+    gain.gain.value = loudness;
     oscillator.connect(gain).connect(destination);
     oscillator.start();
 
@@ -65,7 +68,7 @@ e2e.flashes = (() => {
       if (at - context.currentTime > AHEAD_S) return;
       scheduled += 1;
       const length = scheduled % LONG_EVERY === 0 ? 2 * BEEP_S : BEEP_S;
-      for (const [moment, from, to] of [[at, QUIET, LOUD], [at + length, LOUD, QUIET]]) {
+      for (const [moment, from, to] of [[at, loudness, LOUD], [at + length, LOUD, loudness]]) {
         gain.gain.setValueAtTime(from, moment);
         gain.gain.linearRampToValueAtTime(to, moment + RAMP_S);
       }
@@ -99,16 +102,13 @@ e2e.flashes = (() => {
       draw(second % 2 ** BITS, n < Math.max(1, Math.round(FLASH_S * fps)));
       e2e.stalls.beat("drawing", 1000 / fps);
     };
-    const timer = setInterval(look, LOOK_MS);
-    return {
-      canvas,
-      context,
-      stream: new MediaStream([...(tone ? destination.stream.getAudioTracks() : []), ...(video ? [video] : [])]),
-      stop() {
-        clearInterval(timer);
-        context.close();
-      },
-    };
+    const stream = new MediaStream([...(tone ? destination.stream.getAudioTracks() : []), ...(video ? [video] : [])]);
+    const timer = setInterval(() => {
+      if (stream.active) return look();
+      clearInterval(timer);
+      context.close();
+    }, LOOK_MS);
+    return { canvas, stream };
   }
 
   /** Gives the encoder something to do, so that it comes to send all that it may. */

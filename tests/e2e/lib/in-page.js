@@ -197,11 +197,15 @@ globalThis.e2e = (() => {
 
   const state = { subscribedAt: new Map(), call: null, joinedAt: null, subscriptions: [], firstFrames: {}, events: [], chats: [], datas: [], closed: null };
 
-  /** `also`: types of events to keep beside the usual ones. `encrypted`: with the hooks in `e2e.encryption`. */
+  /**
+   * `also`: types of events to keep beside the usual ones. `encrypted`: with the hooks in `e2e.encryption`. `media` may be
+   * `devices`, or `flashes` for that of `e2e.flashes`.
+   */
   async function join({ colour, tone, loudness, size, media, also = [], encrypted = false, ...options }) {
     const { Call } = await import("/client.js");
     const stream = media === "devices" ? await navigator.mediaDevices.getUserMedia({ audio: true, video: true }) : null;
-    const made = stream ?? (colour || tone ? makeMedia({ colour, tone, loudness, ...size }) : null);
+    if (media === "flashes") state.flashes = globalThis.e2e.flashes.make({ colour, tone, loudness, ...size });
+    const made = stream ?? (media === "flashes" ? state.flashes.stream : colour || tone ? makeMedia({ colour, tone, loudness, ...size }) : null);
     const call = new Call({
       ...options,
       localStream: made ?? undefined,

@@ -5,8 +5,8 @@ import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { temporaryDirectory } from "./browser.mjs";
-import { PEOPLE } from "./call.mjs";
+import { blankPage, temporaryDirectory } from "./browser.mjs";
+import { join as enterCall, perceivesExactly, PEOPLE } from "./call.mjs";
 import { assert, assertEqual, onFailure, serverUrl, Skip, step, token, until } from "./story.mjs";
 
 const here = (path) => fileURLToPath(new URL(path, import.meta.url));
@@ -33,28 +33,34 @@ export const COLOURS = {
 
 // In pages
 
-/** For pages that publish what can be measured: before `join` with `media: "flashes"`. */
-export async function addFlashes(page) {
+/** Opens a page and joins the call as `userId`, sending what can be measured; it notes what it is told of recordings. */
+export async function publish(browser, userId, roomId, options = {}) {
+  const page = await blankPage(browser, userId);
   await page.evaluate(FLASHES);
-  // The recording's events with the time at which they came, by the clock of all pages.
-  await page.evaluate(() => (globalThis.told = []));
+  await enter(page, userId, roomId, options);
+  return page;
 }
 
-/** Notes from now on what the page is told about recordings. */
-export function noteTold(page) {
-  return page.evaluate(() => {
-    for (const type of ["recording-started", "recording-stopped", "recording-completed"]) {
-      e2e.state.call.addEventListener(type, ({ detail }) => told.push({ type, at: e2e.clock(), detail }));
-    }
-  });
+/** The same, again, in a page that is there. */
+export async function enter(page, userId, roomId, options = {}) {
+  await enterCall(page, userId, roomId, { media: "flashes", ...options });
+  await page.evaluate((types) => {
+    globalThis.told = [];
+    for (const type of types) e2e.state.call.addEventListener(type, ({ detail }) => told.push({ type, at: e2e.clock(), detail }));
+  }, ["recording-started", "recording-stopped", "recording-completed"]);
 }
 
-/** Waits until the page was told so, and returns when, in seconds. */
+/** Waits until everybody sees and hears everybody else: then all media flows. */
+export async function allSeeEachOther(pages, options) {
+  const names = Object.keys(pages);
+  for (const name of names) await perceivesExactly(pages[name], name, names.filter((other) => other !== name), options);
+}
+
+/** Waits until the page was told so, and returns when: seconds of the wall clock. */
 export async function toldOf(page, who, type, recordingId) {
   const event = await until(`${who} to be told of ${type}`, async () => {
     const seen = await page.evaluate(() => told);
-    const found = seen.find((event) => event.type === type && event.detail?.recordingId === recordingId);
-    return found ?? { ok: false, seen };
+    return seen.find((event) => event.type === type && event.detail?.recordingId === recordingId) ?? { ok: false, seen };
   });
   return event.at / 1_000;
 }
@@ -123,6 +129,20 @@ export class Recording {
     assertEqual([status, body?.recordingId], [200, this.recordingId], `${what}: ${JSON.stringify(body)}`);
     step(`${what}: ${body.status}`);
     return body.status;
+  }
+
+  /** Waits until so much is recorded. */
+  async reaches(seconds) {
+    await until(
+      `${seconds} s to be recorded`,
+      async () => {
+        const { status, durationMs } = await this.status();
+        assertEqual(status, "recording", "state meanwhile");
+        return durationMs >= seconds * 1_000 || { ok: false, durationMs };
+      },
+      { timeout: seconds * 1_000 + 10_000, interval: 250 },
+    );
+    step(`${seconds} s are recorded`);
   }
 
   /** Waits until it is complete. What is told meanwhile has to make sense. */
@@ -232,12 +252,21 @@ function keep(path, report) {
   return ` (kept as ${copy})`;
 }
 
+/**
+ * The second of the wall clock at which something in a file was, by the strips in its pictures. They know no more than 256
+ * seconds: it is the one next to `near`.
+ */
+export function wallOf({ sync }, fileS, near) {
+  const wall = sync.beginsAtS + fileS;
+  return wall + 256 * Math.round((near - wall) / 256);
+}
+
 /** Expectations for the picture of somebody. */
 export function cameraOf(userId, more = {}) {
   return { participant: userId, source: "camera", codec: "vp8", colour: COLOURS[PEOPLE[userId].colour], ...more };
 }
 
-/** And for the voice. */
+/** For the voice. */
 export function voiceOf(userId, more = {}) {
   return { participant: userId, source: "microphone", codec: "opus", toneHz: PEOPLE[userId].tone, ...more };
 }
