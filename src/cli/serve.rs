@@ -23,8 +23,10 @@ use crate::http::cors::Origins;
 use crate::jobs::{Done, Job, Jobs, certificate};
 use crate::metrics::Metrics;
 use crate::peer::{self, PeerConfig};
-use crate::shard::ShardConfig;
+use crate::recording::feed::{Notice, NoticeKind};
+use crate::shard::{Mail, ShardConfig};
 use crate::storage::files::Files;
+use crate::storage::recorder::{self, NoticeTo, Recorders};
 use crate::worker::udp::UdpSocket;
 use crate::worker::{self, Mailbox, Media, Totals, Worker, WorkerConfig, WorkerMail};
 
@@ -60,9 +62,13 @@ pub fn serve(prepared: Prepared) -> Result<(), ServeError> {
         mailboxes.push(mailbox);
         polls.push((poll, inbox));
     }
+    // Its directory is private, like everything that is kept of calls.
     let database = config.server.data_dir.join("webrtc-engine.db");
     let database = Database::start(&database, &config.recording.output_dir).map_err(|e| fail("database", e))?;
     let files = Files::start().map_err(|e| fail("files", e))?;
+    let recorders =
+        Recorders::start(recorder::Config::of(&config, workers), notice_to(mailboxes.clone()), database.sender())
+            .map_err(|e| fail("recorder threads", e))?;
     let mut media_report = Vec::new();
     let mut threads = Vec::new();
     let mut ready = Vec::new();
@@ -98,7 +104,10 @@ pub fn serve(prepared: Prepared) -> Result<(), ServeError> {
                 files: Some(files.sender()),
                 totals: totals.clone(),
                 metrics: metrics.workers[index].clone(),
-                recorder: Arc::new(|feed| Err(Box::new(feed))),
+                recorder: {
+                    let handle = recorders.handle();
+                    Arc::new(move |feed| handle.send(feed).map_err(Box::new))
+                },
             })
             .map_err(|e| fail("event loop", e))?,
         );
@@ -123,9 +132,29 @@ pub fn serve(prepared: Prepared) -> Result<(), ServeError> {
 
     let server = Server { config, api, metrics, mailboxes, threads, jobs };
     let result = server.supervise(signals);
+    // Workers have ended every recording; head and cues take seconds, what comes after them the next start can do as well.
+    recorders.stop(Instant::now() + RECORDERS_STOP);
     database.close();
     drop(lock);
     result
+}
+
+/// Takes what the threads that record have to say to the worker of the room.
+fn notice_to(mailboxes: Vec<Mailbox>) -> Arc<NoticeTo> {
+    Arc::new(move |worker: WorkerId, notice: Notice| {
+        let Some(mailbox) = mailboxes.get(usize::from(worker.0)) else { return };
+        let may_get_lost = matches!(notice.what, NoticeKind::KeyframeWanted { .. });
+        let mut mail = WorkerMail::Shard(Mail::Recording(notice));
+        // A full mailbox empties within a turn of its loop; one whose worker has ended never does.
+        for _ in 0..NOTICE_TRIES {
+            match mailbox.send(mail) {
+                Ok(()) => return,
+                Err(_) if may_get_lost => return,
+                Err(back) => mail = *back,
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+    })
 }
 
 /// What the starting thread watches over.
@@ -493,6 +522,10 @@ const TICK: Duration = Duration::from_millis(200);
 /// How often the certificate's files are looked at.
 const LOOK_INTERVAL: Duration = Duration::from_secs(3);
 const MAIL_TRIES: usize = 1000;
+/// The same of a thread that records, which has other things to do.
+const NOTICE_TRIES: usize = 50;
+/// For heads and cues of all recordings, and what else can be done in that time.
+const RECORDERS_STOP: Duration = Duration::from_secs(20);
 
 #[cfg(test)]
 mod tests {

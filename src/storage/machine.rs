@@ -56,7 +56,7 @@ macro_rules! machine {
     };
 }
 
-machine!(super::standin::Recorder, super::standin::Config);
+machine!(crate::recording::Recorder, crate::recording::recorder::Config::default());
 
 /// The one that records calls.
-pub type Recorder = super::standin::Recorder;
+pub type Recorder = crate::recording::Recorder;

@@ -29,6 +29,7 @@ pub mod poster;
 pub mod recorder;
 pub mod repair;
 pub mod source;
+#[cfg(test)]
 mod standin;
 pub mod thread;
 

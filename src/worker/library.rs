@@ -10,8 +10,8 @@ use super::tcp::{Download, Protocol, Waiting};
 use super::{ANSWER_WITHIN, Mailbox, Worker, WorkerMail};
 use crate::base::ConnKey;
 use crate::http::Response;
-use crate::http::recordings::{self, Asked, Outcome};
-use crate::recording::library::{Answer, Piece, Read, ReadFrom, Request, Unavailable, Unreadable};
+use crate::http::recordings::{self, Asked, Outcome, Terms};
+use crate::recording::library::{Answer, Inquiry, Piece, Read, ReadFrom, Request, Unavailable, Unreadable};
 
 impl Worker {
     /// Asks those who keep recordings on behalf of a connection, which waits for the answer.
@@ -36,6 +36,14 @@ impl Worker {
         let sent = self.library.as_ref().map(|library| library.try_send(Request::Ask { inquiry, reply }));
         if !matches!(sent, Some(Ok(()))) {
             self.deliver_library(now, key, number, Err(Unavailable::Database));
+        }
+    }
+
+    /// A room had nothing to say to a question, and those who keep recordings may.
+    pub(super) fn ask_library_instead(&mut self, now: Instant, key: ConnKey, number: u32, inquiry: Inquiry) {
+        let waiting = self.conn_mut(key).and_then(|conn| conn.waiting.take_if(|waiting| waiting.number == number));
+        if let Some(Waiting { headers, head_only, .. }) = waiting {
+            self.ask_library(now, key, Asked { inquiry, terms: Terms::Plain }, headers, head_only);
         }
     }
 

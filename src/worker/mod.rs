@@ -671,7 +671,7 @@ impl Worker {
                         self.shard.handle_feed_refused(now, *feed);
                     }
                 }
-                Output::Answer { conn, number, reply } => self.deliver_answer(now, conn, number, &reply),
+                Output::Answer { conn, number, reply } => self.deliver_answer(now, conn, number, reply),
             }
         }
         // What was queued leaves in this turn, not in the next.
@@ -692,7 +692,10 @@ impl Worker {
     }
 
     /// The client may have gone, or may have been told that it took too long.
-    fn deliver_answer(&mut self, now: Instant, key: ConnKey, number: u32, reply: &Reply) {
+    fn deliver_answer(&mut self, now: Instant, key: ConnKey, number: u32, reply: Reply) {
+        if let Reply::Library(inquiry) = reply {
+            return self.ask_library_instead(now, key, number, inquiry);
+        }
         let waiting = self.conn_mut(key).and_then(|conn| conn.waiting.take_if(|waiting| waiting.number == number));
         if let Some(waiting) = waiting {
             self.respond_waiting(now, key, waiting, reply.response());

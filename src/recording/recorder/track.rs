@@ -272,7 +272,9 @@ impl Track {
         self.end_loss(at_ns, out);
         let duration_ns = (self.kind == MediaKind::Audio).then(|| duration_of(frame.samples));
         if self.kind == MediaKind::Audio {
-            self.silence = frames::silence(frame.payload.slices().next().unwrap_or(&[]));
+            if let Some(toc) = frame.payload.slices().next().and_then(<[u8]>::first) {
+                self.silence = frames::opus::silence(*toc);
+            }
         }
         let begins = self.begins.take();
         let size = self.changed_size(&frame, begins.is_some(), at_ns, out);
