@@ -11,6 +11,8 @@ Usage:
   webrtc-engine [serve] [flags]        run the server
   webrtc-engine token --user U [...]   print a token
   webrtc-engine config check [flags]   print the effective configuration
+  webrtc-engine recordings list        what is in RECORDING_OUTPUT_DIR
+  webrtc-engine recordings repair      complete what a crash cut off
 
   --config FILE   TOML file (also WEBRTC_ENGINE_CONFIG)
   -h, --help      this, also after a command
@@ -37,10 +39,20 @@ Prints every setting with where its value came from, secrets masked. Exit code 2
 All settings of `webrtc-engine --help` are taken.
 ";
 
+const RECORDINGS: &str = "Usage: webrtc-engine recordings list|repair [flags]
+
+  list     prints every recording in RECORDING_OUTPUT_DIR, and changes nothing
+  repair   completes those that a crash cut off, as a server does when it starts; exit code 1 when one cannot be.
+           What a running server is at is left alone.
+
+All settings of `webrtc-engine --help` are taken; RECORDING_OUTPUT_DIR is the one that matters.
+";
+
 pub(super) fn text(command: Command) -> String {
     match command {
         Command::Token => TOKEN.to_owned(),
         Command::ConfigCheck => CONFIG.to_owned(),
+        Command::RecordingsList | Command::RecordingsRepair => RECORDINGS.to_owned(),
         Command::Serve => {
             let mut help = INTRO.to_owned();
             help.push_str("\nEvery setting is a flag, an environment variable and a key of the file, in this order of strength:\n");

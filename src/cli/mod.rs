@@ -5,6 +5,7 @@
 pub mod addresses;
 pub mod data_dir;
 mod help;
+mod recordings;
 mod serve;
 
 use std::ffi::OsString;
@@ -90,6 +91,8 @@ enum Command {
     Serve,
     Token,
     ConfigCheck,
+    RecordingsList,
+    RecordingsRepair,
 }
 
 const COMMAND_FLAGS: &[CommandFlag] = &[
@@ -105,10 +108,11 @@ fn run(args: Vec<OsString>, env: Vec<(OsString, OsString)>, out: &mut dyn Write)
     let asks = |long: &str, short: &str| args.iter().take_while(|a| *a != "--").any(|a| a == long || a == short);
     if asks("--help", "-h") {
         let named = |word: &str| args.iter().any(|a| a == word);
-        let command = match (named("token"), named("config")) {
-            (true, _) => Command::Token,
-            (false, true) => Command::ConfigCheck,
-            (false, false) => Command::Serve,
+        let command = match (named("token"), named("config"), named("recordings")) {
+            (true, ..) => Command::Token,
+            (_, true, _) => Command::ConfigCheck,
+            (.., true) => Command::RecordingsList,
+            _ => Command::Serve,
         };
         return Ok(out.write_all(help::text(command).as_bytes())?);
     }
@@ -122,6 +126,11 @@ fn run(args: Vec<OsString>, env: Vec<(OsString, OsString)>, out: &mut dyn Write)
     match command {
         Command::Token => token(&loaded.config, &flags, out),
         Command::ConfigCheck => config_check(&loaded, out),
+        Command::RecordingsList => recordings::list(&loaded.config, out),
+        Command::RecordingsRepair => {
+            log::init(&loaded.config.log);
+            recordings::repair(&loaded.config, out)
+        }
         Command::Serve => {
             log::init(&loaded.config.log);
             serve::serve(prepare(loaded)?).map_err(|e| Failure::Failed(e.to_string()))
@@ -144,8 +153,21 @@ fn split(rest: &[Rest]) -> Result<(Command, CommandValues), Failure> {
         [] | ["serve"] => Command::Serve,
         ["token"] => Command::Token,
         ["config", "check"] => Command::ConfigCheck,
+        ["recordings", "list"] => Command::RecordingsList,
+        ["recordings", "repair"] => Command::RecordingsRepair,
+        ["recordings"] => {
+            return Err(Failure::Usage("recordings: say `recordings list` or `recordings repair`".to_owned()));
+        }
+        ["recordings", "upload"] => {
+            return Err(Failure::Usage("recordings upload: uploads are not available yet".to_owned()));
+        }
         ["config"] => return Err(Failure::Usage("config: say `config check`".to_owned())),
-        ["serve" | "token", word, ..] | ["config", "check", word, ..] | ["config", word, ..] | [word, ..] => {
+        ["serve" | "token", word, ..]
+        | ["config", "check", word, ..]
+        | ["config", word, ..]
+        | ["recordings", "list" | "repair", word, ..]
+        | ["recordings", word, ..]
+        | [word, ..] => {
             return Err(Failure::Usage(format!("{}: unknown command; see --help", Safe(word))));
         }
     };
@@ -333,6 +355,9 @@ mod tests {
             (&["serve", "now"], "now: unknown command"),
             (&["config"], "config check"),
             (&["config", "chekc"], "chekc: unknown command"),
+            (&["recordings"], "recordings list"),
+            (&["recordings", "lsit"], "lsit: unknown command"),
+            (&["recordings", "list", "all"], "all: unknown command"),
             (&["serve", "--user", "u"], "--user: only `token`"),
             (&["--nope"], "--nope: unknown flag"),
             (&["--port"], "--port needs a value"),
@@ -350,6 +375,20 @@ mod tests {
             let (code, line) = call(args, &[]);
             assert_eq!(code, 2, "{args:?}: {line}");
             assert!(line.contains(expected) && !line.contains('\n'), "{line} lacks {expected}");
+        }
+    }
+
+    #[test]
+    fn recordings_where_there_are_none() {
+        let temp = TempDir::new();
+        let root = temp.0.join("recordings");
+        let root = root.to_str().unwrap();
+        for (word, expected) in
+            [("list", "0 recordings in "), ("repair", "0 recordings looked at, 0 repaired, 0 failed")]
+        {
+            let (code, out) = call(&["recordings", word, "--recording-output-dir", root], &[]);
+            assert!(code == 0 && out.starts_with(expected), "{out}");
+            assert!(call(&["recordings", word, "--help"], &[]).1.contains("recordings list|repair"));
         }
     }
 
