@@ -338,6 +338,21 @@ mod tests {
     }
 
     #[test]
+    fn heads_apart_from_payloads() {
+        let head = |bytes: &[u8]| Obu::parse_head(bytes).map(|(obu, length, size)| (obu.kind(), length, size));
+        assert_eq!(head(&[0x30, 9]), Some((6, 1, None)));
+        assert_eq!(head(&[0x36, 0x48, 0xac, 0x02]), Some((6, 4, Some(300))));
+        assert_eq!(head(&[0x12, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x00]), Some((2, 9, Some(0))));
+        for bad in [&[][..], &[0x80], &[0x34], &[0x32], &[0x32, 0x80], &[0x32, 0xff, 0xff, 0xff, 0xff, 0x7f]] {
+            assert_eq!(head(bad), None, "{bad:02x?}");
+        }
+        assert!(is_keyframe(0x10) && is_keyframe(0x1f));
+        for other in [0x00, 0x30, 0x50, 0x70, 0x90] {
+            assert!(!is_keyframe(other), "{other:02x}");
+        }
+    }
+
+    #[test]
     fn arbitrary_headers_are_survived() {
         let mut random = fastrand::Rng::with_seed(0xa1);
         for _ in 0..20_000 {

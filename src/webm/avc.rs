@@ -276,6 +276,39 @@ mod tests {
         }
     }
 
+    /// What x264 writes: baseline, high with cropping, 4:4:4, and interlaced 4:2:2.
+    #[test]
+    fn sizes() {
+        let rows: [(&[u8], (u32, u32)); 4] = [
+            (
+                &[0x67, 0x42, 0xc0, 0x16, 0xd9, 0x00, 0xa0, 0x2f, 0xf9, 0x70, 0x11, 0, 0, 3, 0, 1, 0, 0, 3, 0],
+                (640, 360),
+            ),
+            (&[0x67, 0x64, 0x00, 0x16, 0xac, 0xd9, 0x40, 0xa4, 0x2f, 0xe2, 0x24, 0xc0, 0x44, 0, 0, 3, 0], (642, 362)),
+            (
+                &[0x67, 0xf4, 0x00, 0x16, 0x91, 0x9b, 0x28, 0x14, 0x85, 0xfc, 0x7c, 0xf8, 0x08, 0x80, 0, 0, 3],
+                (642, 362),
+            ),
+            (&[0x67, 0x7a, 0x00, 0x16, 0xbc, 0xd9, 0x40, 0xa4, 0x63, 0xc4, 0x46, 0x60, 0x22, 0, 0, 3, 0], (642, 362)),
+        ];
+        for (sps, expect) in rows {
+            assert_eq!((size(sps), set_id(sps)), (Some(expect), Some(0)));
+            for end in 0..9 {
+                assert_eq!(size(&sps[..end]), None, "cut at {end}");
+            }
+        }
+        assert_eq!((size(PICTURE), size(&[0x67]), size(&[0x67; 40])), (None, None, None));
+        assert_eq!((set_id(PICTURE), set_id(&[0x68, 0x5c]), set_id(&[0x65, 0x88])), (Some(0), Some(1), None));
+        // Octets against emulated start codes, in the middle of a field: 4096 reference pictures are not of this world.
+        assert_eq!(unescaped(&[1, 0, 0, 3, 1, 0, 0, 0, 3, 0, 0, 3]), [1, 0, 0, 1, 0, 0, 0, 0, 0]);
+        let mut random = fastrand::Rng::with_seed(0x59);
+        for _ in 0..20_000 {
+            let mut bytes: Vec<u8> = (0..random.usize(0..40)).map(|_| random.u8(..)).collect();
+            bytes.splice(..0, rows[random.usize(0..4)].0[..random.usize(1..12)].iter().copied());
+            let _ = (size(&bytes), set_id(&bytes));
+        }
+    }
+
     #[test]
     fn records() {
         let record = private([BASELINE, PICTURE, PICTURE, &[0x65, 1]]).expect("a record");

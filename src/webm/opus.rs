@@ -141,6 +141,57 @@ mod tests {
     use super::*;
 
     #[test]
+    fn how_much_is_heard() {
+        // The packet, repeated so often behind it zeros, and samples.
+        let rows: [(&[u8], usize, Option<u32>); 34] = [
+            (&[0x00], 0, Some(480)),
+            (&[0x08], 9, Some(960)),
+            (&[0x10], 9, Some(1920)),
+            (&[0x58], 9, Some(2880)),
+            (&[0x60], 9, Some(480)),
+            (&[0x68], 9, Some(960)),
+            (&[0x70], 9, Some(480)),
+            (&[0x78], 9, Some(960)),
+            (&[0x80], 9, Some(120)),
+            (&[0x88], 9, Some(240)),
+            (&[0x90], 9, Some(480)),
+            (&[0xfc], 1275, Some(960)),
+            (&[0xfc], 1276, None),
+            (&[0xf9], 0, Some(1920)),
+            (&[0xf9], 4, Some(1920)),
+            (&[0xf9], 5, None),
+            (&[0xf9], 2552, None),
+            (&[0xfa], 0, None),
+            (&[0xfa, 2], 1, None),
+            (&[0xfa, 2], 2, Some(1920)),
+            (&[0xfa, 252, 1], 255, None),
+            (&[0xfa, 252, 1], 256, Some(1920)),
+            (&[0xfa, 0], 1276, None),
+            (&[0xfb], 0, None),
+            (&[0xfb, 0], 0, None),
+            (&[0xfb, 6], 0, Some(5760)),
+            (&[0xfb, 7], 0, None),
+            (&[0x83, 48], 48, Some(5760)),
+            (&[0xfb, 3], 4, None),
+            (&[0xfb, 0x43, 4], 7, Some(2880)),
+            (&[0xfb, 0x43, 4], 3, None),
+            (&[0xfb, 0x41, 255, 1], 255, Some(960)),
+            (&[0xfb, 0x83, 1, 2], 2, None),
+            (&[0xfb, 0x83, 1, 2], 4, Some(2880)),
+        ];
+        for (head, zeros, expect) in rows {
+            let packet = [head, &vec![0; zeros]].concat();
+            assert_eq!(samples(&packet), expect, "{head:02x?} and {zeros}");
+        }
+        assert_eq!(samples(&[]), None);
+        let mut random = fastrand::Rng::with_seed(0x0b);
+        for _ in 0..20_000 {
+            let bytes: Vec<u8> = (0..random.usize(0..30)).map(|_| random.u8(..)).collect();
+            assert!(samples(&bytes).is_none_or(|samples| (120..=5760).contains(&samples)));
+        }
+    }
+
+    #[test]
     fn heads_keep_their_values() {
         let head = Head { channels: 2, pre_skip: 312, sample_rate: 48_000, output_gain: -256 };
         let bytes = head.encode();

@@ -36,7 +36,7 @@ pub struct Keyframe {
 }
 
 impl Keyframe {
-    /// From the beginning of a frame, of which 11 octets are enough. `None`: cut short, or not a key frame.
+    /// From the beginning of a frame, of which 10 octets are enough. `None`: cut short, or not a key frame.
     pub fn parse(frame: &[u8]) -> Option<Keyframe> {
         let mut bits = Bits::of(frame);
         if bits.bits(2)? != FRAME_MARKER {
@@ -113,6 +113,36 @@ const COLOCATED: u8 = 1;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn key_frames() {
+        // What libvpx writes: 320x180 of profile 0; 640x360 of profile 1 (4:4:4) and of profile 2 (ten bits).
+        let rows = [
+            ([0x82, 0x49, 0x83, 0x42, 0x00, 0x13, 0xf0, 0x0b, 0x36], (0, 8, 1), (320, 180)),
+            ([0xa2, 0x49, 0x83, 0x42, 0x00, 0x04, 0xfe, 0x02, 0xce], (1, 8, 3), (640, 360)),
+            ([0x92, 0x49, 0x83, 0x42, 0x00, 0x13, 0xf8, 0x0b, 0x3b], (2, 10, 1), (640, 360)),
+        ];
+        for (frame, (profile, bit_depth, chroma), size) in rows {
+            let key = Keyframe::parse(&frame).expect("a key frame");
+            let features = Features { profile, level: None, bit_depth, chroma };
+            assert_eq!((key.features, (key.width, key.height)), (Some(features), size));
+            for end in 0..frame.len() {
+                assert_eq!(Keyframe::parse(&frame[..end]), None, "cut at {end}");
+            }
+        }
+        for bad in [&[0x86, 0x49, 0x83, 0x42][..], &[0x42; 12], &[0x8a; 12], &[0x82; 12], &[0xb8; 12]] {
+            assert_eq!(Keyframe::parse(bad), None, "{bad:02x?}");
+        }
+    }
+
+    #[test]
+    fn indices() {
+        assert_eq!(*index(&[5, 255]), [0xc1, 5, 255, 0xc1]);
+        assert_eq!(*index(&[5, 256, 1]), [0xca, 5, 0, 0, 1, 1, 0, 0xca]);
+        assert_eq!(*index(&[0x10000, 1]), [0xd1, 0, 0, 1, 1, 0, 0, 0xd1]);
+        assert_eq!(index(&[u32::MAX; FRAMES_MAX]).len(), INDEX_MAX);
+        assert!(ends_index(0xc1) && ends_index(0xdf) && !ends_index(0x55) && !ends_index(0xe0));
+    }
 
     #[test]
     fn a_list_of_features() {

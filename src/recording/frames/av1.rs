@@ -134,6 +134,9 @@ impl Unit {
             }
             self.sequence = Some(open.copy(start, end));
         }
+        if obu.kind() == TILE_GROUP && self.is_keyframe.is_none() {
+            return Err(Unusable);
+        }
         if obu.is_frame_header() && self.is_keyframe.is_none() {
             let (count, [first]) = open.peek::<1>(start);
             let is_keyframe = count == 1 && end > start && av1::is_keyframe(first);
@@ -160,6 +163,8 @@ fn size(bytes: &[u8]) -> Option<(usize, usize)> {
     None
 }
 
+/// obu_type of tiles behind a frame header.
+const TILE_GROUP: u8 = 4;
 /// The first octet of a sequence header OBU without a size.
 const SEQUENCE_HEADER: u8 = 0x08;
 /// In one element, where there should be one: each is looked for from the beginning of the element.

@@ -36,7 +36,7 @@ struct Unit {
     follows_loss: bool,
     /// Its first slice is an IDR picture's, and the first of the picture. `None`: there was no slice yet.
     is_keyframe: Option<bool>,
-    has_sets: bool,
+    has_sps: bool,
 }
 
 impl Depacketizer for H264 {
@@ -73,7 +73,7 @@ impl Depacketizer for H264 {
     }
 
     fn is_keyframe(&self) -> bool {
-        let begins = || self.unit.has_sets || self.unit.open.is_some_and(|nal| nal & 0x1f == IDR);
+        let begins = || self.unit.has_sps || self.unit.open.is_some_and(|nal| nal & 0x1f == IDR);
         self.unit.is_keyframe.unwrap_or_else(begins)
     }
 
@@ -88,8 +88,8 @@ impl Depacketizer for H264 {
             // It may need sets that the file does not have.
             return if self.are_other { Err(Unusable) } else { Ok(Some(Whole { payload, key: None })) };
         }
-        // What is missing may have been its parameter sets.
-        if unit.follows_loss && !unit.has_sets {
+        // What is missing may have been its parameter sets, the first of which this is.
+        if unit.follows_loss && !unit.has_sps {
             return Err(Unusable);
         }
         let private = avc::private(self.sets.iter().map(Vec::as_slice)).filter(|p| p.len() <= PRIVATE_MAX);
@@ -145,7 +145,7 @@ impl H264 {
         }
         let set = [&[nal][..], &fragments.copy(0, fragments.size)].concat();
         let id = avc::set_id(&set).ok_or(Unusable)?;
-        self.unit.has_sets = true;
+        self.unit.has_sps |= nal & 0x1f == SPS;
         let name = |set: &[u8]| (set.first().map(|head| head & 0x1f), avc::set_id(set));
         let is_full = self.sets.len() >= SETS_MAX;
         match self.sets.iter_mut().find(|known| name(known) == (Some(nal & 0x1f), Some(id))) {

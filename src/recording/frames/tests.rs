@@ -1,1 +1,0 @@
-//! Frames out of packets, codec by codec.

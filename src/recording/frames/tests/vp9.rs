@@ -1,0 +1,130 @@
+//! VP9: pictures of several layers, key frames, private data.
+
+use super::senders::{superframe, vp9_frame};
+use super::*;
+
+/// Flags, layer octet (L is set, F not), and the frame.
+type Layer<'a> = (u8, u8, &'a [u8]);
+
+/// A packet for each layer of a picture.
+fn picture(bench: &mut Bench, time: u32, layers: &[Layer<'_>]) {
+    for (index, (flags, layer, frame)) in layers.iter().enumerate() {
+        let payload = [&[0x20 | flags, *layer, 0][..], frame].concat();
+        bench.put(7, time, index + 1 == layers.len(), &payload);
+    }
+}
+
+fn random_frame(seed: u64, is_keyframe: bool) -> Vec<u8> {
+    vp9_frame(&mut fastrand::Rng::with_seed(seed), is_keyframe, 320, 180)
+}
+
+#[test]
+fn layers_come_and_go() {
+    let (key, a, b) = (random_frame(1, true), random_frame(2, false), random_frame(3, false));
+    let mut bench = Bench::new(Codec::Vp9);
+    picture(&mut bench, 0, &[(0x0c, 0x00, &key), (0x4c, 0x03, &a)]);
+    picture(&mut bench, 1, &[(0x4c, 0x00, &a)]);
+    picture(&mut bench, 2, &[(0x4c, 0x00, &a), (0x4c, 0x02, &b), (0x4c, 0x05, &b)]);
+    // The base layer has another frame rate.
+    picture(&mut bench, 3, &[(0x4c, 0x02, &b), (0x4c, 0x05, &a)]);
+    let expect = [vec![key, a.clone()], vec![a.clone()], vec![a.clone(), b.clone(), b.clone()], vec![b, a]];
+    let blocks: Vec<Vec<u8>> = bench.take().into_iter().map(|(_, block)| block).collect();
+    assert_eq!(blocks, expect.map(|frames| superframe(&frames)));
+}
+
+#[test]
+fn only_the_base_layer_makes_a_key_frame() {
+    let (key, other) = (random_frame(1, true), random_frame(2, false));
+    let rows: [(&str, u8, u8, &[u8], bool); 6] = [
+        ("a key frame", 0x0c, 0x00, &key, true),
+        ("predicted, says the descriptor", 0x4c, 0x00, &key, false),
+        ("of an upper layer", 0x0c, 0x02, &key, false),
+        ("not a key frame, says the frame", 0x0c, 0x00, &other, false),
+        ("cut", 0x0c, 0x00, &key[..8], false),
+        ("the end of one", 0x04, 0x00, &key, false),
+    ];
+    for (name, flags, layer, frame, is_keyframe) in rows {
+        let mut bench = Bench::new(Codec::Vp9);
+        picture(&mut bench, 0, &[(flags, layer, frame)]);
+        assert_eq!(bench.out.len(), usize::from(is_keyframe), "{name}");
+    }
+}
+
+#[test]
+fn the_size_is_that_of_the_highest_layer() {
+    let (key, other) = (random_frame(1, true), random_frame(2, false));
+    // Three layers, with sizes: 320x180, 640x360, 1280x720.
+    let structure = [0x50, 1, 64, 0, 180, 2, 128, 1, 104, 5, 0, 2, 208];
+    for (layers, size) in [(1, (320, 180)), (2, (640, 360)), (3, (1280, 720))] {
+        let mut bench = Bench::new(Codec::Vp9);
+        for layer in 0..layers {
+            let head: &[u8] = if layer == 0 { &[0x2e, 0, 0] } else { &[0x6c, layer << 1 | 1, 0] };
+            let structure: &[u8] = if layer == 0 { &structure } else { &[] };
+            let frame = if layer == 0 { &key } else { &other };
+            bench.put(7, 0, layer + 1 == layers, &[head, structure, frame].concat());
+        }
+        let frame = bench.one();
+        assert_eq!(frame.size, Some(size));
+        let begins = frame.begins.expect("a description");
+        assert_eq!(begins.private, [1, 1, 0, 3, 1, 8, 4, 1, 1]);
+        let video = crate::webm::Video { width: size.0, height: size.1, display: None };
+        assert_eq!(begins.media, crate::webm::Media::Video(video));
+    }
+}
+
+#[test]
+fn layers_out_of_place() {
+    let (key, a) = (random_frame(1, true), random_frame(2, false));
+    let with_index = [&a[..], &[0xc0, 1, 0xc0]].concat();
+    let rows: [(&str, &[Layer<'_>]); 6] = [
+        ("the lower one comes after the upper", &[(0x4c, 0x02, &a), (0x4c, 0x00, &a)]),
+        ("one comes twice", &[(0x4c, 0x00, &a), (0x4c, 0x00, &a)]),
+        ("the end of another layer", &[(0x48, 0x00, &a), (0x44, 0x02, &a)]),
+        ("more after its end", &[(0x4c, 0x00, &a), (0x44, 0x00, &a)]),
+        ("no beginning", &[(0x44, 0x00, &a)]),
+        ("a superframe within", &[(0x4c, 0x00, &with_index), (0x4c, 0x02, &a)]),
+    ];
+    for (name, layers) in rows {
+        let mut bench = Bench::new(Codec::Vp9);
+        picture(&mut bench, 0, &[(0x0c, 0x00, &key)]);
+        picture(&mut bench, 1, layers);
+        assert_eq!((bench.take().len(), bench.counters()), (1, (1, 1)), "{name}");
+        assert!(bench.assembler.wants_keyframe(), "{name}");
+    }
+    // A superframe alone is one already.
+    let mut bench = Bench::new(Codec::Vp9);
+    picture(&mut bench, 0, &[(0x0c, 0x00, &key)]);
+    picture(&mut bench, 1, &[(0x4c, 0x00, &with_index)]);
+    assert_eq!(bench.take()[1].1, with_index);
+}
+
+/// The last packet of a layer's frame says so: where nothing is missing the picture is whole without a marker.
+#[test]
+fn the_end_of_a_picture_without_a_marker() {
+    let (key, a) = (random_frame(1, true), random_frame(2, false));
+    for (flags, frames) in [(0x4c, 3), (0x48, 1)] {
+        let mut bench = Bench::new(Codec::Vp9);
+        picture(&mut bench, 0, &[(0x0c, 0x00, &key)]);
+        bench.put(7, 1, false, &[&[0x20 | flags, 0x00, 0][..], &a].concat());
+        picture(&mut bench, 2, &[(0x4c, 0x00, &a)]);
+        assert_eq!(bench.take().len(), frames);
+    }
+}
+
+#[test]
+fn another_profile_is_another_track() {
+    // Profile 1: BT.601, 4:4:4, and 4:4:0, for which there are no features.
+    let bits = |bits: u64| [&[0xa2, 0x49, 0x83, 0x42][..], &(bits << 25).to_be_bytes()[..5], &[0x55]].concat();
+    let size = 319 << 16 | 179;
+    let frames = [random_frame(1, true), bits(0b001_0000 << 32 | size), bits(0b001_0010 << 32 | size)];
+    let mut bench = Bench::new(Codec::Vp9);
+    for (time, frame) in frames.iter().enumerate() {
+        picture(&mut bench, time as u32, &[(0x0c, 0x00, frame)]);
+        assert_eq!(bench.out[time].size, Some((320, 180)), "{time}");
+    }
+    let private: Vec<_> = bench.out.iter().map(|frame| frame.begins.clone().map(|begins| begins.private)).collect();
+    assert_eq!(
+        private,
+        [Some(vec![1, 1, 0, 3, 1, 8, 4, 1, 1]), Some(vec![1, 1, 1, 3, 1, 8, 4, 1, 3]), Some(Vec::new())]
+    );
+}
