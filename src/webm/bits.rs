@@ -11,6 +11,11 @@ impl<'a> Bits<'a> {
         Bits { bytes, position: 0 }
     }
 
+    /// How many were read.
+    pub fn position(&self) -> usize {
+        self.position
+    }
+
     pub fn bit(&mut self) -> Option<bool> {
         let octet = *self.bytes.get(self.position / 8)?;
         let bit = octet >> (7 - self.position % 8) & 1;

@@ -53,21 +53,7 @@ impl Keyframe {
         if bits.bits(24)? != SYNC_CODE {
             return None;
         }
-        let bit_depth = match profile {
-            0 | 1 => 8,
-            _ => 10 + 2 * u8::from(bits.bit()?),
-        };
-        let is_rgb = bits.bits(3)? == RGB;
-        if !is_rgb {
-            bits.bit()?; // color_range
-        }
-        let mut is_subsampled = (!is_rgb, !is_rgb);
-        if profile & 1 == 1 {
-            if !is_rgb {
-                is_subsampled = (bits.bit()?, bits.bit()?);
-            }
-            bits.bit()?; // reserved
-        }
+        let (bit_depth, is_subsampled) = color_config(&mut bits, profile)?;
         let chroma = match is_subsampled {
             (true, true) => Some(COLOCATED),
             (true, false) => Some(2),
@@ -77,6 +63,246 @@ impl Keyframe {
         let features = chroma.map(|chroma| Features { profile, level: None, bit_depth, chroma });
         Some(Keyframe { features, width: bits.bits(16)? + 1, height: bits.bits(16)? + 1 })
     }
+}
+
+/// Bit depth, and how chroma is subsampled, horizontally and vertically.
+fn color_config(bits: &mut Bits<'_>, profile: u8) -> Option<(u8, (bool, bool))> {
+    let bit_depth = match profile {
+        0 | 1 => 8,
+        _ => 10 + 2 * u8::from(bits.bit()?),
+    };
+    let is_rgb = bits.bits(3)? == RGB;
+    if !is_rgb {
+        bits.bit()?; // color_range
+    }
+    let mut is_subsampled = (!is_rgb, !is_rgb);
+    if profile & 1 == 1 {
+        if !is_rgb {
+            is_subsampled = (bits.bit()?, bits.bit()?);
+        }
+        bits.bit()?; // reserved
+    }
+    Some((bit_depth, is_subsampled))
+}
+
+/// What an uncompressed header says (§6.2) of a frame that is not merely shown again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    pub is_keyframe: bool,
+    pub is_shown: bool,
+    pub is_error_resilient: bool,
+    /// Pixels.
+    pub width: u32,
+    pub height: u32,
+    profile: u8,
+    /// Which of the eight references it takes the place of, a bit for each.
+    refreshes: u8,
+    /// In bits, without those that fill the last octet.
+    length: usize,
+}
+
+/// The sizes of the pictures that a decoder keeps, which headers refer to.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct References([Option<(u32, u32)>; 8]);
+
+impl References {
+    /// The header of the frame that is decoded next, from its beginning. `None`: cut short, not understood, or of a size that
+    /// is not known; then none is known until a key frame.
+    pub fn next(&mut self, frame: &[u8]) -> Option<Header> {
+        let header = self.parse(&mut Bits::of(frame));
+        match header {
+            Some(header) => {
+                let replaced = self.0.iter_mut().enumerate().filter(|(slot, _)| header.refreshes >> slot & 1 == 1);
+                replaced.for_each(|(_, size)| *size = Some((header.width, header.height)));
+            }
+            None => *self = References::default(),
+        }
+        header
+    }
+
+    fn parse(&self, bits: &mut Bits<'_>) -> Option<Header> {
+        if bits.bits(2)? != FRAME_MARKER {
+            return None;
+        }
+        let profile = u8::from(bits.bit()?) | u8::from(bits.bit()?) << 1;
+        if (profile == 3 && bits.bit()?) || bits.bit()? {
+            return None; // reserved, or show_existing_frame
+        }
+        let (is_keyframe, is_shown, is_error_resilient) = (!bits.bit()?, bits.bit()?, bits.bit()?);
+        let is_intra_only = !is_keyframe && !is_shown && bits.bit()?;
+        if !is_keyframe && !is_error_resilient {
+            bits.bits(2)?; // reset_frame_context
+        }
+        let (mut refreshes, size);
+        if is_keyframe || is_intra_only {
+            if bits.bits(24)? != SYNC_CODE {
+                return None;
+            }
+            if is_keyframe || profile > 0 {
+                color_config(bits, profile)?;
+            }
+            refreshes = 0xff;
+            if !is_keyframe {
+                refreshes = bits.bits(8)? as u8;
+            }
+            size = frame_size(bits)?;
+            skip_render_size(bits)?;
+        } else {
+            refreshes = bits.bits(8)? as u8;
+            size = self.size_with_references(bits)?;
+            bits.bit()?; // allow_high_precision_mv
+            if !bits.bit()? {
+                bits.bits(2)?; // raw_interpolation_filter
+            }
+        }
+        if !is_error_resilient {
+            bits.bits(2)?; // refresh_frame_context, frame_parallel_decoding_mode
+        }
+        bits.bits(2)?; // frame_context_idx
+        skip_loop_filter(bits)?;
+        skip_quantization(bits)?;
+        skip_segmentation(bits)?;
+        skip_tiles(bits, size.0)?;
+        bits.bits(16)?; // header_size_in_bytes
+        let (width, height) = size;
+        let length = bits.position();
+        Some(Header { is_keyframe, is_shown, is_error_resilient, width, height, profile, refreshes, length })
+    }
+
+    fn size_with_references(&self, bits: &mut Bits<'_>) -> Option<(u32, u32)> {
+        let mut slots = [0; 3];
+        for slot in &mut slots {
+            *slot = bits.bits(3)? as usize;
+            bits.bit()?; // ref_frame_sign_bias
+        }
+        let mut size = None;
+        for slot in slots {
+            if bits.bit()? {
+                size = Some(self.0.get(slot).copied().flatten()?);
+                break;
+            }
+        }
+        let size = match size {
+            Some(size) => size,
+            None => frame_size(bits)?,
+        };
+        skip_render_size(bits)?;
+        Some(size)
+    }
+}
+
+impl Header {
+    /// The same header of a frame that is not shown, of this frame: the octets that take the place of so many. They are those
+    /// of a frame that is decoded in the same way, if one that is decoded next is of another size or error resilient (§7.2:
+    /// UsePrevFrameMvs is all that depends on what was shown). `None`: it is not shown as it is.
+    pub fn hidden(&self, frame: &[u8]) -> Option<(Vec<u8>, usize)> {
+        if !self.is_shown {
+            return None;
+        }
+        let show_at = if self.profile == 3 { 7 } else { 6 };
+        let mut bits = Bits::of(frame);
+        let mut hidden = Vec::with_capacity(self.length / 8 + 2);
+        let mut count = 0;
+        let mut put = |bit: bool| {
+            if count % 8 == 0 {
+                hidden.push(0);
+            }
+            if let Some(octet) = hidden.last_mut() {
+                *octet |= u8::from(bit) << (7 - count % 8);
+            }
+            count += 1;
+        };
+        while bits.position() < self.length {
+            let at = bits.position();
+            let bit = bits.bit()?;
+            put(bit && at != show_at);
+            // Behind error_resilient_mode: intra_only, which a frame has that is no key frame and not shown.
+            if at == show_at + 1 && !self.is_keyframe {
+                put(false);
+            }
+        }
+        Some((hidden, self.length.div_ceil(8)))
+    }
+}
+
+fn frame_size(bits: &mut Bits<'_>) -> Option<(u32, u32)> {
+    Some((bits.bits(16)? + 1, bits.bits(16)? + 1))
+}
+
+fn skip_render_size(bits: &mut Bits<'_>) -> Option<()> {
+    if bits.bit()? {
+        bits.bits(32)?;
+    }
+    Some(())
+}
+
+fn skip_loop_filter(bits: &mut Bits<'_>) -> Option<()> {
+    bits.bits(9)?; // level, sharpness
+    if bits.bit()? && bits.bit()? {
+        for _ in 0..6 {
+            if bits.bit()? {
+                bits.bits(7)?; // four deltas by reference, two by mode
+            }
+        }
+    }
+    Some(())
+}
+
+fn skip_quantization(bits: &mut Bits<'_>) -> Option<()> {
+    bits.bits(8)?; // base_q_idx
+    for _ in 0..3 {
+        if bits.bit()? {
+            bits.bits(5)?; // delta_q
+        }
+    }
+    Some(())
+}
+
+fn skip_segmentation(bits: &mut Bits<'_>) -> Option<()> {
+    if !bits.bit()? {
+        return Some(());
+    }
+    let skip_probabilities = |bits: &mut Bits<'_>, count: u32| {
+        for _ in 0..count {
+            if bits.bit()? {
+                bits.bits(8)?;
+            }
+        }
+        Some(())
+    };
+    if bits.bit()? {
+        skip_probabilities(bits, 7)?;
+        if bits.bit()? {
+            skip_probabilities(bits, 3)?; // segmentation_temporal_update
+        }
+    }
+    if bits.bit()? {
+        bits.bit()?; // segmentation_abs_or_delta_update
+        for _ in 0..8 {
+            // Quantizer and loop filter with a sign, reference, skip.
+            for width in [9, 7, 2, 0] {
+                if bits.bit()? {
+                    bits.bits(width)?;
+                }
+            }
+        }
+    }
+    Some(())
+}
+
+fn skip_tiles(bits: &mut Bits<'_>, width: u32) -> Option<()> {
+    let columns = width.div_ceil(64);
+    let least = (0..).find(|log2| 64 << log2 >= columns).unwrap_or(0);
+    let most = (1..).find(|log2| columns >> log2 < 4).unwrap_or(1) - 1;
+    for _ in least..most {
+        if !bits.bit()? {
+            break;
+        }
+    }
+    if bits.bit()? {
+        bits.bit()?; // tile_rows_log2
+    }
+    Some(())
 }
 
 /// The index behind the frames of a superframe (§B.2), by their sizes: how many there are, and where one ends. Of 1 to 8

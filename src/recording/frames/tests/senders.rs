@@ -72,28 +72,136 @@ fn vp8(random: &mut Rng, is_keyframe: bool, width: u16, height: u16, style: u32)
     Sent { packets: packets.collect(), is_keyframe, block: frame.clone() }
 }
 
-/// The uncompressed header as far as the size, of profile 0, and something behind it.
-pub fn vp9_frame(random: &mut Rng, is_keyframe: bool, width: u16, height: u16) -> Vec<u8> {
-    let mut frame = match is_keyframe {
-        true => {
-            // BT.601, limited range; width and height, less one.
-            let tail = 0b0010u64 << 32 | u64::from(width - 1) << 16 | u64::from(height - 1);
-            [&[0x82, 0x49, 0x83, 0x42][..], &(tail << 28).to_be_bytes()[..5]].concat()
+/// A frame with an uncompressed header of profile 0, in which any field may be; the same one whether it is shown or not. A
+/// frame that is no key frame and not `sized` is as large as what is in the slot of its layer.
+pub fn vp9_frame(seed: u64, kind: Vp9Kind, spatial: u32, size: (u16, u16), is_shown: bool) -> Vec<u8> {
+    let mut random = Rng::with_seed(seed);
+    let mut header = Vec::new();
+    let mut put = |count: u32, value: u64| header.extend((0..count).rev().map(|bit| value >> bit & 1 == 1));
+    let is_keyframe = kind == Vp9Kind::Key;
+    put(6, if is_keyframe { 0b10_0000 } else { 0b10_0001 });
+    let is_resilient = kind != Vp9Kind::Fragile;
+    put(2, u64::from(is_shown) << 1 | u64::from(is_resilient));
+    let sizes = (u64::from(size.0 - 1) << 16) | u64::from(size.1 - 1);
+    if is_keyframe {
+        put(24, 0x49_83_42);
+        put(4, 2); // BT.601, limited range
+        put(32, sizes);
+    } else {
+        if !is_shown {
+            put(1, 0); // intra_only
         }
-        false => vec![0x86],
-    };
-    frame.extend(noise(random, 1..300));
+        if !is_resilient {
+            put(2, 0); // reset_frame_context
+        }
+        put(8, 1 << spatial);
+        for _ in 0..3 {
+            put(4, u64::from(spatial) << 1);
+        }
+        match kind == Vp9Kind::Sized {
+            true => put(35, sizes),
+            false if is_resilient => put(1, 1),
+            false => put(2, 1), // the second reference, which is the same
+        }
+    }
+    let is_rendered = random.bool();
+    put(1, is_rendered.into());
+    if is_rendered {
+        put(32, random.u64(..));
+    }
+    if !is_keyframe {
+        put(2, [0b00, 0b01, 0b10, 0b11][random.usize(0..4)]);
+        if header.last() == Some(&false) {
+            header.extend([random.bool(), random.bool()]);
+        }
+    }
+    if !is_resilient {
+        header.extend([false, true]); // refresh_frame_context, frame_parallel_decoding_mode
+    }
+    header.extend(vp9_tail(&mut random, size.0));
+    let mut frame: Vec<u8> = header
+        .chunks(8)
+        .map(|bits| bits.iter().enumerate().fold(0, |octet, (at, bit)| octet | u8::from(*bit) << (7 - at)))
+        .collect();
+    frame.extend(noise(&mut random, 1..300));
     // The last octet of a frame is never like an index.
     frame.push(0x55);
     frame
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Vp9Kind {
+    Key,
+    Sized,
+    Inter,
+    /// As `Inter`, but not error resilient.
+    Fragile,
+}
+
+/// From frame_context_idx on.
+fn vp9_tail(random: &mut Rng, width: u16) -> Vec<bool> {
+    let mut bits = Vec::new();
+    let maybe = |bits: &mut Vec<bool>, random: &mut Rng, count: usize| {
+        bits.push(random.bool());
+        if bits.last() == Some(&true) {
+            bits.extend((0..count).map(|_| random.bool()));
+        }
+    };
+    bits.extend((0..11).map(|_| random.bool()));
+    match random.u32(0..3) {
+        0 => bits.push(false),
+        1 => bits.extend([true, false]),
+        _ => {
+            bits.extend([true, true]);
+            (0..6).for_each(|_| maybe(&mut bits, random, 7));
+        }
+    }
+    bits.extend((0..8).map(|_| random.bool()));
+    (0..3).for_each(|_| maybe(&mut bits, random, 5));
+    bits.push(random.bool());
+    if bits.last() == Some(&true) {
+        bits.push(random.bool());
+        if bits.last() == Some(&true) {
+            (0..7).for_each(|_| maybe(&mut bits, random, 8));
+            bits.push(random.bool());
+            if bits.last() == Some(&true) {
+                (0..3).for_each(|_| maybe(&mut bits, random, 8));
+            }
+        }
+        bits.push(random.bool());
+        if bits.last() == Some(&true) {
+            bits.push(random.bool());
+            for _ in 0..8 {
+                [9, 7, 2, 0].into_iter().for_each(|count| maybe(&mut bits, random, count));
+            }
+        }
+    }
+    // Columns of tiles: two are possible from 512 pixels on, four from 1024.
+    let most = (width / 64 / 4).checked_ilog2().unwrap_or(0);
+    for _ in 0..most {
+        bits.push(random.bool());
+        if bits.last() == Some(&false) {
+            break;
+        }
+    }
+    maybe(&mut bits, random, 1);
+    bits.extend((0..16).map(|_| random.bool()));
+    bits
+}
+
 fn vp9(random: &mut Rng, is_keyframe: bool, size: (u16, u16), layers: u32, style: u32, picture: u32) -> Sent {
     let (mut packets, mut frames) = (Vec::new(), Vec::new());
+    let seed = random.u64(..);
     let is_flexible = style & 0x100 != 0;
     for spatial in 0..layers {
         let shift = layers - 1 - spatial;
-        let frame = vp9_frame(random, is_keyframe && spatial == 0, size.0 >> shift, size.1 >> shift);
+        let kind = match (is_keyframe, spatial) {
+            (true, 0) => Vp9Kind::Key,
+            (true, _) => Vp9Kind::Sized,
+            _ => Vp9Kind::Inter,
+        };
+        let frame = |is_shown| vp9_frame(seed, kind, spatial, (size.0 >> shift, size.1 >> shift), is_shown);
+        let (frame, hidden) = (frame(true), frame(false));
         let parts = pieces(&frame, random.usize(20..150));
         for (index, part) in parts.iter().enumerate() {
             let mut flags = 0x80 | u8::from(!is_keyframe) << 6 | u8::from(is_flexible) << 4;
@@ -121,7 +229,7 @@ fn vp9(random: &mut Rng, is_keyframe: bool, size: (u16, u16), layers: u32, style
             payload.extend_from_slice(part);
             packets.push(payload);
         }
-        frames.push(frame);
+        frames.push(if shift == 0 { frame } else { hidden });
     }
     Sent { packets, is_keyframe, block: superframe(&frames) }
 }
