@@ -1,5 +1,8 @@
-//! VP9 in Matroska: optional private data as the WebM container guidelines give it, a list of features. It is not the `vpcC`
-//! box of ISO files.
+//! VP9 in Matroska: optional private data as the WebM container guidelines give it, a list of features, which is not the
+//! `vpcC` box of ISO files; and superframes.
+//!
+//! A block is a superframe (VP9 bitstream specification, Annex B): some frames of which the last one is shown, and an index if
+//! there are several. [`index`] makes one; [`Header::hidden`] makes a frame that is shown one that is not.
 
 use super::bits::Bits;
 use super::ebml::{Put, Small};
@@ -358,6 +361,67 @@ mod tests {
         }
         for bad in [&[0x86, 0x49, 0x83, 0x42][..], &[0x42; 12], &[0x8a; 12], &[0x82; 12], &[0xb8; 12]] {
             assert_eq!(Keyframe::parse(bad), None, "{bad:02x?}");
+        }
+    }
+
+    /// Of a sequence with two spatial layers, as Chromium sends it: a key frame, one that is predicted from it, and the same
+    /// with a size of its own and segmentation. Decoders show no difference between these and what they were made of, but for
+    /// the layers that are hidden.
+    #[test]
+    fn hidden_frames() {
+        type Row<'a> = (&'a [u8], (u32, u32), &'a [u8], usize);
+        let rows: [Row<'_>; 3] = [
+            (
+                &[
+                    0x83, 0x49, 0x83, 0x42, 0, 0x13, 0xf0, 0x0b, 0x30, 0xa8, 0xe0, 0x90, 0x70, 0x64, 0xc8, 0, 0x13, 0,
+                    0x5f,
+                ],
+                (320, 180),
+                &[0x81, 0x49, 0x83, 0x42, 0, 0x13, 0xf0, 0x0b, 0x30, 0xa8, 0xe0, 0x90, 0x70, 0x64, 0xc8, 0, 0x13, 0],
+                18,
+            ),
+            (
+                &[
+                    0x87, 0x04, 0x04, 0, 0x02, 0x7e, 0x01, 0x66, 0x33, 0x61, 0xc1, 0x20, 0xe0, 0xcc, 0x80, 0, 0x20, 0,
+                    0x7f,
+                ],
+                (320, 180),
+                &[0x85, 0x02, 0x02, 0, 0x01, 0x3f, 0, 0xb3, 0x19, 0xb0, 0xe0, 0x90, 0x70, 0x66, 0x40, 0, 0x10, 0],
+                18,
+            ),
+            (
+                &[
+                    0x87, 0, 0x24, 0, 0x04, 0xfe, 0x02, 0xce, 0x33, 0x71, 0xc1, 0x20, 0xe0, 0xcc, 0x90, 0, 0x18, 0x80,
+                    0x7f,
+                ],
+                (640, 360),
+                &[0x85, 0, 0x12, 0, 0x02, 0x7f, 0x01, 0x67, 0x19, 0xb8, 0xe0, 0x90, 0x70, 0x66, 0x48, 0, 0x0c, 0x40],
+                18,
+            ),
+        ];
+        let mut references = References::default();
+        for (frame, size, hidden, length) in rows {
+            for end in 0..length {
+                assert_eq!({ references }.next(&frame[..end]), None, "cut at {end}");
+            }
+            let header = references.next(frame).expect("a header");
+            assert_eq!((header.width, header.height), size);
+            assert!(header.is_shown && header.is_error_resilient);
+            let made = header.hidden(frame).expect("it is shown");
+            assert_eq!((&made.0[..], made.1), (hidden, length));
+            let header = { references }.next(&[hidden, &[0]].concat()).expect("a header");
+            assert!(!header.is_shown && (header.width, header.height) == size && header.hidden(hidden).is_none());
+        }
+        let mut random = fastrand::Rng::with_seed(0x59);
+        for _ in 0..40_000 {
+            let bytes: Vec<u8> = [0x82 | random.u8(0..64)].into_iter().chain((0..60).map(|_| random.u8(..))).collect();
+            let end = random.usize(..bytes.len());
+            if let Some(header) = references.next(&bytes[..end]) {
+                let hidden = header.hidden(&bytes[..end]);
+                assert!(
+                    hidden.is_none_or(|(made, length)| length <= end && (length..=length + 1).contains(&made.len()))
+                );
+            }
         }
     }
 

@@ -6,9 +6,10 @@
 //!
 //! Video begins, and begins again after anything is missing, at a key frame: after a loss, when what follows is another SSRC,
 //! when a frame is malformed or cut. A frame is cut where its last packet has no marker and the next one has another time or
-//! SSRC; forwarding changes encodings like this, and then a key frame comes anyway.
+//! SSRC; forwarding changes encodings like this, and then a key frame comes anyway. Only VP9 and AV1 say of their last packet
+//! by other means that it is the last one, or may be.
 //!
-//! - [`video`]: the rules above, the same for every codec.
+//! - `video`: the rules above, the same for every codec.
 //! - `vp8` (RFC 7741), `vp9` (RFC 9628), `av1` (the RTP payload format of AOMedia), `h264` (RFC 6184): what is a frame, a key
 //!   frame, and private data.
 //! - [`opus`] (RFC 7587) and `red` (RFC 2198): sound.

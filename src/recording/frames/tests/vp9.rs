@@ -52,7 +52,7 @@ fn not_every_layer_can_be_hidden() {
     let same = |seed| vp9_frame(seed, Vp9Kind::Sized, 1, (320, 180), true);
     // Its reference is what the base layer has left there.
     let fragile = |seed| vp9_frame(seed, Vp9Kind::Fragile, 1, (320, 180), true);
-    let rows: [(fn(u64) -> Vec<u8>, bool); 3] = [(same, true), (existing, false), (fragile, false)];
+    let rows = [(same as fn(u64) -> Vec<u8>, true), (existing, false), (fragile, false)];
     for (above, is_hidden) in rows {
         for seed in 0..100 {
             let mut bench = Bench::new(Codec::Vp9);
