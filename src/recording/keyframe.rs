@@ -144,7 +144,7 @@ mod tests {
             "after a loss at once",
             &[Restart, Keyframe, Packets(3_000, false), Packets(3_600, true), Keyframe, Packets(4_000, false)],
             0,
-            &[3_000, 3_500],
+            &[0, 3_000, 3_500],
         );
     }
 }

@@ -16,11 +16,19 @@
 //!
 //! Times are nanoseconds since the beginning of the recording, pauses included, and may be before it. See RFC 3550 §6.4.1.
 
-use std::collections::VecDeque;
 use std::time::{Instant, SystemTime};
 
 use super::feed::Report;
 use crate::base::UserId;
+
+mod line;
+mod offset;
+
+#[cfg(test)]
+mod tests;
+
+use line::{Line, Point, Verdict};
+use offset::{Drift, Offset};
 
 /// The clocks of all who send.
 #[derive(Debug)]
@@ -60,6 +68,8 @@ struct Sender {
     offset: Offset,
     /// When a report was last believed.
     accepted_ns: Option<i64>,
+    /// Lines of another epoch are of a clock that is not believed any more.
+    epoch: u32,
 }
 
 #[derive(Debug)]
@@ -77,6 +87,8 @@ struct Ssrc {
     /// Since when all packets come so late that its time cannot be what it was.
     late_since: Option<i64>,
     line: Line,
+    /// Of the sender, when the line began.
+    epoch: u32,
 }
 
 /// Where the last frame was put.
@@ -151,7 +163,7 @@ impl Clock {
         if source.on_packet(time, at) {
             track.drift = Drift::default();
         }
-        if source.line.is_fresh(at) && source.line.doubts.is_empty() {
+        if source.is_lined(at, self.senders[track.sender].epoch) && !source.line.is_doubted() {
             let sent = source.line.at(source.extended);
             self.senders[track.sender].offset.add(at, at - sent);
         }
@@ -171,6 +183,10 @@ impl Clock {
         let arrived = if source.offset.is_known() { source.arrival_of(extended) } else { at };
         let expected = sender.offset.is_recent(at).then(|| arrived - excess - sender.offset.applied);
         let rate = source.ns_per_tick;
+        if source.epoch != sender.epoch {
+            source.line = Line::default();
+            source.epoch = sender.epoch;
+        }
         match source.line.handle(Point { extended, ntp }, at, rate, expected) {
             Verdict::Accepted => sender.accepted_ns = Some(at),
             Verdict::Aside => {}
@@ -186,7 +202,9 @@ impl Clock {
                 // All that it could disagree with is old.
                 if sender.accepted_ns.is_none_or(|accepted| at - accepted > FOREIGN_NS) {
                     sender.offset = Offset::default();
+                    sender.epoch += 1;
                     source.line.adopt(at, rate);
+                    source.epoch = sender.epoch;
                     sender.accepted_ns = Some(at);
                 }
             }
@@ -200,15 +218,17 @@ impl Clock {
         let source = &track.ssrcs[index];
         let extended = source.extended + ticks(source.time, time);
         let arrived = if source.offset.is_known() { source.arrival_of(extended) } else { at };
-        let ideal = if source.line.is_fresh(at) {
-            let ideal = source.line.at(extended) + self.senders[track.sender].offset.applied;
-            track.excess_ns = (arrived - ideal).clamp(-EXCESS_MAX_NS, EXCESS_MAX_NS);
-            ideal
-        } else {
-            arrived - track.excess_ns
+        let is_lined = source.is_lined(at, self.senders[track.sender].epoch);
+        let ideal = match is_lined {
+            true => source.line.at(extended) + self.senders[track.sender].offset.applied,
+            false => arrived - track.excess_ns,
         };
         // Of another time, or from before a jump.
-        let ideal = if (ideal - at).abs() > JUMP_NS { at } else { ideal.min(at + AHEAD_MAX_NS) };
+        let is_lost = (ideal - at).abs() > JUMP_NS;
+        if is_lined && !is_lost {
+            track.excess_ns = (arrived - ideal).clamp(-EXCESS_MAX_NS, EXCESS_MAX_NS);
+        }
+        let ideal = if is_lost { at } else { ideal.min(at + AHEAD_MAX_NS) };
         let elapsed = ((extended - track.last.map_or(0, |last| last.extended)) as f64 * source.ns_per_tick) as i64;
         let out = track.approach(ssrc, ideal, elapsed);
         track.first_ns.get_or_insert(out);
@@ -284,7 +304,15 @@ impl TrackClock {
 
 impl Sender {
     fn new(user: UserId) -> Self {
-        Sender { user: Some(user), tracks: 0, base: None, step_ns: 0, offset: Offset::default(), accepted_ns: None }
+        Sender {
+            user: Some(user),
+            tracks: 0,
+            base: None,
+            step_ns: 0,
+            offset: Offset::default(),
+            accepted_ns: None,
+            epoch: 0,
+        }
     }
 
     fn is_free(&self) -> bool {
@@ -315,6 +343,7 @@ impl Ssrc {
             offset: Offset::default(),
             late_since: None,
             line: Line::default(),
+            epoch: 0,
         }
     }
 
@@ -348,6 +377,11 @@ impl Ssrc {
         false
     }
 
+    /// Whether its reports say something about `at`.
+    fn is_lined(&self, at: i64, epoch: u32) -> bool {
+        self.epoch == epoch && self.line.is_fresh(at)
+    }
+
     /// RTP time that is not far from the last packet's.
     fn extend(&self, time: u32) -> Option<i64> {
         let step = ticks(self.time, time);
@@ -367,310 +401,6 @@ impl Ssrc {
 /// From one RTP time to another that is less than half of all away.
 fn ticks(from: u32, to: u32) -> i64 {
     i64::from(to.wrapping_sub(from) as i32)
-}
-
-/// The smallest of what was seen over a while, followed without steps once it is known well.
-#[derive(Debug, Default)]
-struct Offset {
-    applied: i64,
-    /// `None`: nothing was seen yet.
-    since: Option<i64>,
-    /// After an interruption: when to believe what was seen since.
-    settles: Option<i64>,
-    updated: i64,
-    least: Least,
-}
-
-impl Offset {
-    fn is_known(&self) -> bool {
-        self.since.is_some()
-    }
-
-    fn is_recent(&self, at: i64) -> bool {
-        self.since.is_some() && at - self.updated < STALE_NS
-    }
-
-    fn least(&self) -> i64 {
-        self.least.value
-    }
-
-    /// What was seen of late is not true.
-    fn review(&mut self) {
-        self.least = Least::default();
-    }
-
-    fn add(&mut self, at: i64, value: i64) {
-        let is_new = self.least.add(at, value);
-        let Some(since) = self.since else {
-            *self = Offset { applied: value, since: Some(at), updated: at, ..std::mem::take(self) };
-            return;
-        };
-        if is_new {
-            self.since = Some(at);
-            self.settles = Some(at + SETTLE_NS);
-        }
-        let elapsed = (at - self.updated).max(0);
-        self.updated += elapsed;
-        let error = self.least.value - self.applied;
-        if error == 0 {
-            return;
-        }
-        let is_settled = self.settles.is_some_and(|settles| at >= settles);
-        if error.abs() > STEP_NS || is_settled || (error < 0 && at - since < SETTLED_NS) {
-            // A packet that came early proves that the others were late; one that is late proves nothing until all are.
-            if error < 0 || is_settled || self.settles.is_none() {
-                self.applied = self.least.value;
-            }
-        } else if error < 0 {
-            self.applied += error.max(-elapsed / DOWN_PART);
-        } else if self.settles.is_none() {
-            self.applied += error.min(elapsed / UP_PART);
-        }
-        if is_settled {
-            self.settles = None;
-        }
-    }
-}
-
-/// The least of a sliding window.
-#[derive(Debug)]
-struct Least {
-    value: i64,
-    buckets: [i64; BUCKETS],
-    /// The one being filled, and when it is full.
-    index: usize,
-    until: i64,
-}
-
-impl Default for Least {
-    fn default() -> Self {
-        Least { value: i64::MAX, buckets: [i64::MAX; BUCKETS], index: 0, until: i64::MIN }
-    }
-}
-
-impl Least {
-    /// `true`: nothing else is in the window.
-    fn add(&mut self, at: i64, value: i64) -> bool {
-        let mut is_new = false;
-        if at >= self.until {
-            is_new = self.advance(at);
-            self.buckets[self.index] = value;
-            self.value = self.buckets.iter().copied().min().unwrap_or(value);
-        }
-        if value < self.buckets[self.index] {
-            self.buckets[self.index] = value;
-            self.value = self.value.min(value);
-        }
-        is_new
-    }
-
-    fn advance(&mut self, at: i64) -> bool {
-        let ahead = at.saturating_sub(self.until) / BUCKET_NS;
-        if ahead >= BUCKETS as i64 || self.until == i64::MIN {
-            *self = Least { until: at + BUCKET_NS, ..Least::default() };
-            return true;
-        }
-        for _ in 0..=ahead {
-            self.index = (self.index + 1) % BUCKETS;
-            self.buckets[self.index] = i64::MAX;
-        }
-        self.until += (ahead + 1) * BUCKET_NS;
-        self.buckets.iter().all(|bucket| *bucket == i64::MAX)
-    }
-}
-
-/// What a report says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Point {
-    extended: i64,
-    ntp: i64,
-}
-
-/// RTP time and time of the sender: a straight line through the reports of an SSRC.
-#[derive(Debug, Default)]
-struct Line {
-    /// Those that are believed, oldest first.
-    points: VecDeque<Point>,
-    /// Those that agree with each other, but not with the line.
-    doubts: Vec<Point>,
-    /// How many did not agree with the line, one after another.
-    doubtful: u32,
-    /// That was too often: none of them is believed alone any more.
-    is_distrusted: bool,
-    /// Through which the line goes.
-    middle: Option<Point>,
-    ns_per_tick: f64,
-    updated: i64,
-}
-
-#[derive(Debug, PartialEq, Eq)]
-enum Verdict {
-    Accepted,
-    /// Not believed (yet).
-    Aside,
-    /// Right, while the line was wrong since RTP time has jumped, and so was what was seen with it.
-    Jumped,
-    /// Right, but for the sender's clock, which was set by so many nanoseconds.
-    Stepped(i64),
-    /// Consistent, and far from all else that the sender says.
-    Foreign,
-}
-
-impl Line {
-    /// Says something about `at`.
-    fn is_fresh(&self, at: i64) -> bool {
-        self.middle.is_some() && at - self.updated < STALE_NS
-    }
-
-    /// Time of the sender. There has to be a line.
-    fn at(&self, extended: i64) -> i64 {
-        let Some(middle) = self.middle else { return 0 };
-        middle.ntp + ((extended - middle.extended) as f64 * self.ns_per_tick) as i64
-    }
-
-    /// `expected`: what the report should say going by arrivals, if anything is known of the sender.
-    fn handle(&mut self, point: Point, at: i64, rate: f64, expected: Option<i64>) -> Verdict {
-        if self.points.back() == Some(&point) || self.doubts.last() == Some(&point) {
-            return Verdict::Aside;
-        }
-        if !self.is_fresh(at) {
-            self.middle = None;
-            self.points.clear();
-        }
-        let off = expected.map_or(0, |expected| point.ntp - expected);
-        let is_plausible = match self.middle {
-            Some(_) => (point.ntp - self.at(point.extended)).abs() <= DOUBT_NS,
-            None => off.abs() <= PLAUSIBLE_NS && !self.is_distrusted,
-        };
-        if is_plausible {
-            self.accept(point, at, rate);
-            return Verdict::Accepted;
-        }
-        if !self.doubt(point, rate) {
-            return Verdict::Aside;
-        }
-        match expected {
-            Some(expected) if self.middle.is_some() => self.decide(point, at, rate, expected),
-            Some(_) if off.abs() > JUMP_NS => Verdict::Foreign,
-            _ => {
-                self.adopt(at, rate);
-                Verdict::Accepted
-            }
-        }
-    }
-
-    /// Three agree that the line is wrong. Arrivals say whether RTP time jumped or the sender's clock did.
-    fn decide(&mut self, point: Point, at: i64, rate: f64, expected: i64) -> Verdict {
-        let line = self.at(point.extended);
-        if (line - expected).abs() >= (point.ntp - expected).abs() {
-            self.adopt(at, rate);
-            return Verdict::Jumped;
-        }
-        self.accept(Point { ntp: line, ..point }, at, rate);
-        Verdict::Stepped(point.ntp - line)
-    }
-
-    /// Whether there are enough of a kind.
-    fn doubt(&mut self, point: Point, rate: f64) -> bool {
-        let agrees = self.doubts.last().is_some_and(|last| {
-            let elapsed = ((point.extended - last.extended) as f64 * rate) as i64;
-            elapsed > 0 && (point.ntp - last.ntp - elapsed).abs() <= DOUBT_NS
-        });
-        if !agrees {
-            self.doubts.clear();
-        }
-        self.doubts.push(point);
-        self.doubtful += 1;
-        if self.doubtful >= DOUBTFUL_MAX {
-            // Reports of this SSRC say nothing.
-            *self = Line { doubts: std::mem::take(&mut self.doubts), is_distrusted: true, ..Line::default() };
-        }
-        self.doubts.len() >= AGREE
-    }
-
-    /// Goes by those that were doubted, from here on.
-    fn adopt(&mut self, at: i64, rate: f64) {
-        self.points.clear();
-        let mut doubts = std::mem::take(&mut self.doubts);
-        if let Some(last) = doubts.pop() {
-            self.points.extend(doubts);
-            self.accept(last, at, rate);
-        }
-    }
-
-    fn accept(&mut self, point: Point, at: i64, rate: f64) {
-        if self.points.len() >= POINTS_MAX {
-            self.points.pop_front();
-        }
-        self.points.push_back(point);
-        self.doubts.clear();
-        self.doubtful = 0;
-        self.updated = at;
-        self.fit(rate);
-    }
-
-    /// Medians of slopes and of distances (Theil and Sen), which a third of outliers does not move.
-    fn fit(&mut self, rate: f64) {
-        let (Some(first), Some(last)) = (self.points.front(), self.points.back()) else { return };
-        let span = (last.extended - first.extended) as f64 * rate;
-        self.ns_per_tick = rate;
-        if self.points.len() >= SLOPE_POINTS && span >= SLOPE_SPAN_NS {
-            let mut slopes = Vec::with_capacity(POINTS_MAX * POINTS_MAX / 2);
-            for (n, a) in self.points.iter().enumerate() {
-                for b in self.points.range(n + 1..).filter(|b| b.extended > a.extended) {
-                    slopes.push((b.ntp - a.ntp) as f64 / (b.extended - a.extended) as f64);
-                }
-            }
-            if let Some(slope) = median(&mut slopes) {
-                self.ns_per_tick = slope.clamp(rate * (1.0 - SLOPE_MAX), rate * (1.0 + SLOPE_MAX));
-            }
-        }
-        let distance = |point: &Point| {
-            let elapsed = (point.extended - last.extended) as f64 * self.ns_per_tick;
-            (point.ntp - last.ntp) as f64 - elapsed
-        };
-        let mut distances: Vec<f64> = self.points.iter().map(distance).collect();
-        let by = median(&mut distances).unwrap_or(0.0);
-        self.middle = Some(Point { ntp: last.ntp + by as i64, ..*last });
-    }
-}
-
-fn median(values: &mut [f64]) -> Option<f64> {
-    if values.is_empty() {
-        return None;
-    }
-    let middle = values.len() / 2;
-    Some(*values.select_nth_unstable_by(middle, f64::total_cmp).1)
-}
-
-/// How an SSRC's clock runs against ours, by its smallest offsets, far apart.
-#[derive(Debug, Default)]
-struct Drift {
-    ssrc: u32,
-    began: Option<i64>,
-    reference: Option<(i64, i64)>,
-    last: (i64, i64),
-}
-
-impl Drift {
-    fn add(&mut self, ssrc: u32, at: i64, least: i64) {
-        if self.ssrc != ssrc || self.began.is_none() {
-            *self = Drift { ssrc, began: Some(at), ..Drift::default() };
-        }
-        self.last = (at, least);
-        if self.reference.is_none() && self.began.is_some_and(|began| at - began >= WINDOW_NS) {
-            self.reference = Some(self.last);
-        }
-    }
-
-    fn ppm(&self) -> i32 {
-        let Some((at, least)) = self.reference else { return 0 };
-        let elapsed = self.last.0 - at;
-        if elapsed < DRIFT_SPAN_NS {
-            return 0;
-        }
-        ((least - self.last.1) as f64 / elapsed as f64 * 1e6).round() as i32
-    }
 }
 
 const MS: i64 = 1_000_000;
@@ -701,36 +431,3 @@ const FREE_NS: i64 = 200 * MS;
 /// So long after its first frame a track may jump ahead.
 const YOUNG_NS: i64 = SECOND;
 const SLEW_NOTED_NS: i64 = 40 * MS;
-
-/// The window of an offset: long enough that some packet of a bad network is on time, short enough that 200 ppm are 4 ms.
-const WINDOW_NS: i64 = BUCKETS as i64 * BUCKET_NS;
-const BUCKETS: usize = 10;
-const BUCKET_NS: i64 = 2 * SECOND;
-/// While it is so young, an offset follows every packet that is earlier.
-const SETTLED_NS: i64 = 10 * SECOND;
-/// After an interruption that was longer than the window, so long is looked before anything is believed to be late.
-const SETTLE_NS: i64 = 2 * SECOND;
-/// Later it goes down by 50 ms in a second, since a packet that is early is a proof,
-const DOWN_PART: i64 = 20;
-/// and up by 5 ms, since one that is late is none; 200 ppm are 0.2 ms.
-const UP_PART: i64 = 200;
-/// It is another network path, not a change of one.
-const STEP_NS: i64 = 500 * MS;
-
-/// What a report may be off from the line. Some senders' are rounded to video frames, or to ticks of 15 ms.
-const DOUBT_NS: i64 = 50 * MS;
-/// What the first report of an SSRC may be off from arrivals.
-const PLAUSIBLE_NS: i64 = 500 * MS;
-/// So many doubtful reports in a row that agree are believed.
-const AGREE: usize = 3;
-/// So many in a row that do not agree, and none is believed any more.
-const DOUBTFUL_MAX: u32 = 8;
-/// Reports that a line goes through: 24 to 120 s of a browser's.
-const POINTS_MAX: usize = 24;
-/// With fewer, or closer ones, the noise of reports would be more than the drift of clocks.
-const SLOPE_POINTS: usize = 5;
-const SLOPE_SPAN_NS: f64 = 15.0 * 1e9;
-/// No clock is worse.
-const SLOPE_MAX: f64 = 1e-3;
-
-const DRIFT_SPAN_NS: i64 = 20 * SECOND;
