@@ -20,13 +20,14 @@ pub struct Keyframes {
 }
 
 impl Keyframes {
-    /// A packet came. `needed`: frames are dropped until there is a key frame. `true`: [`due`](Self::due) may be sooner than
-    /// it was.
-    pub fn on_packet(&mut self, now: Instant, needed: bool) -> bool {
-        let is_sooner = needed && !self.needed || self.heard.is_none_or(|heard| now > heard + QUIET / 2);
-        self.heard = Some(now);
-        self.needed = needed;
-        is_sooner
+    /// A packet came. `true`: [`due`](Self::due) may be sooner than it was.
+    pub fn on_packet(&mut self, now: Instant) -> bool {
+        self.heard.replace(now).is_none_or(|heard| now > heard + QUIET / 2)
+    }
+
+    /// Whether frames are dropped until there is a key frame. `true`: [`due`](Self::due) may be sooner than it was.
+    pub fn set_needed(&mut self, needed: bool) -> bool {
+        !std::mem::replace(&mut self.needed, needed) && needed
     }
 
     /// One came, whole.
@@ -39,22 +40,20 @@ impl Keyframes {
         *self = Keyframes { needed: true, last: None, heard: Some(now), asked: None, times: 0 };
     }
 
-    /// When to ask next. `None`: not before something comes.
+    /// When to ask next, if packets come until then. `None`: not before one comes.
     pub fn due(&self, interval: Duration) -> Option<Instant> {
         let heard = self.heard?;
         let wanted = match self.last {
-            _ if self.needed => heard,
-            Some(last) => last + interval,
-            None => heard,
+            Some(last) if !self.needed => last + interval,
+            _ => heard,
         };
-        let due = self.asked.map_or(wanted, |asked| wanted.max(asked + repeat(self.times)));
-        // Nobody sends.
-        (due <= heard + QUIET).then_some(due)
+        Some(self.asked.map_or(wanted, |asked| wanted.max(asked + repeat(self.times))))
     }
 
     /// Whether to ask now; then it is counted as done.
     pub fn take(&mut self, now: Instant, interval: Duration) -> bool {
-        if self.due(interval).is_none_or(|due| due > now) {
+        let is_quiet = self.heard.is_none_or(|heard| now > heard + QUIET);
+        if is_quiet || self.due(interval).is_none_or(|due| due > now) {
             return false;
         }
         self.asked = Some(now);
@@ -108,7 +107,8 @@ mod tests {
                 Keyframe => keyframes.on_keyframe(at(ms)),
                 Packets(until, needed) => {
                     while ms < *until {
-                        keyframes.on_packet(at(ms), *needed);
+                        keyframes.on_packet(at(ms));
+                        keyframes.set_needed(*needed);
                         look(&mut keyframes, ms);
                         ms += 20;
                     }

@@ -129,7 +129,9 @@ impl Recorder {
             return;
         }
         for track in all(&mut self.tracks) {
-            track.handle_timeout(now, &self.clock, &mut self.out);
+            if track.handle_timeout(now, &self.clock, &mut self.out) {
+                self.keyframes_due = Some(now);
+            }
         }
     }
 
@@ -144,7 +146,7 @@ impl Recorder {
         for slot in &self.tracks {
             let Slot::Live(track) = slot else { continue };
             sooner(track.jitter.poll_timeout());
-            sooner(track.fill_ns().map(at));
+            sooner(track.fill_ns(self.out.position_ns).map(at));
         }
         sooner(self.keyframes_due);
         next
@@ -166,7 +168,8 @@ impl Recorder {
             if track.keyframes.take(now, interval) {
                 return Some(track.source);
             }
-            next = [next, track.keyframes.due(interval)].into_iter().flatten().min();
+            let due = track.keyframes.due(interval).filter(|due| *due > now);
+            next = [next, due].into_iter().flatten().min();
         }
         self.keyframes_due = next;
         None

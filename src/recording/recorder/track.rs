@@ -51,8 +51,8 @@ pub(super) struct Track {
     pub keyframes: Keyframes,
     pub is_muted: bool,
     assembler: Assembler,
-    /// When the last packet came.
-    heard: Option<Instant>,
+    /// The position at which the last packet came.
+    heard_ns: Option<i64>,
     /// The file's track.
     number: Option<u32>,
     /// To be said with the next block, which gets another number.
@@ -62,6 +62,10 @@ pub(super) struct Track {
     /// Time of the last block, and where it ends, which for video is the same.
     last_ns: Option<i64>,
     end_ns: i64,
+    /// Where the last block would end if there were no time between any two: for those who play them so.
+    sound_ns: i64,
+    /// Where the last block that was sent ends, as against silence.
+    heard_until_ns: i64,
     /// What is heard when there is nothing, of the kind of the last packet.
     silence: &'static [u8],
     /// Silence is being written, since nothing comes.
@@ -105,13 +109,15 @@ impl Track {
             keyframes,
             is_muted: false,
             assembler: Assembler::new(info.kind),
-            heard: None,
+            heard_ns: None,
             number: None,
             begins: None,
             ssrc: None,
             size: None,
             last_ns: None,
             end_ns: 0,
+            sound_ns: 0,
+            heard_until_ns: 0,
             silence: &[],
             is_filling: false,
             loss: None,
@@ -124,14 +130,15 @@ impl Track {
 
     /// A packet, which the clock has seen already. `true`: perhaps a key frame is to be asked for.
     pub fn handle_packet(&mut self, now: Instant, packet: &Packet, clock: &Clock, out: &mut Output) -> bool {
-        self.heard = Some(now);
+        self.heard_ns = Some(out.position_ns);
         match self.jitter.handle_packet(now, packet) {
             Arrived::Next => self.assemble(now, packet, 0, clock, out),
             Arrived::Kept => self.take(now, clock, out),
             Arrived::Dropped => {}
         }
         self.hold_others(out);
-        self.kind == MediaKind::Video && self.keyframes.on_packet(now, self.assembler.wants_keyframe())
+        let (is_heard, is_needed) = (self.keyframes.on_packet(now), self.needs_keyframe());
+        self.kind == MediaKind::Video && (is_heard || is_needed)
     }
 
     /// What can be used by now of what waits.
@@ -154,27 +161,53 @@ impl Track {
         self.take(now, clock, out);
     }
 
-    /// What time brings: holes that are given up, silence, a gap that is over.
-    pub fn handle_timeout(&mut self, now: Instant, clock: &Clock, out: &mut Output) {
+    /// What time brings: holes that are given up, silence, a gap that is over. `true`: perhaps a key frame is to be asked for.
+    pub fn handle_timeout(&mut self, now: Instant, clock: &Clock, out: &mut Output) -> bool {
         self.take(now, clock, out);
-        if self.heard.is_none_or(|heard| now >= heard + QUIET) {
+        self.fill_by_time(out);
+        if self.is_still(out.position_ns) {
             out.interleaver.set_holds(self.source, false);
-        }
-        if self.fill_ns().is_some_and(|due| due <= out.position_ns) {
-            self.fill(out.position_ns - SILENCE_LAG_NS, FILL_MAX, out);
         }
         if self.gap.is_some_and(|gap| gap.to_ns + GAP_JOIN_NS + SILENCE_LAG_NS < out.position_ns) {
             self.end_gap(out);
         }
+        self.needs_keyframe()
     }
 
-    /// At which position silence is to be written.
-    pub fn fill_ns(&self) -> Option<i64> {
+    /// At which position silence is to be written at the latest.
+    pub fn fill_ns(&self, position_ns: i64) -> Option<i64> {
         if self.silence.is_empty() || self.number.is_none() {
             return None;
         }
-        let after = if self.is_filling { FILL_STEP_NS } else { SILENCE_AFTER_NS + SILENCE_NS };
-        Some(self.end_ns + after + SILENCE_LAG_NS)
+        let after = match (self.is_filling, self.is_still(position_ns)) {
+            (true, true) => STILL_STEP_NS,
+            (true, false) => SILENCE_LAG_NS + FILL_STEP_NS,
+            (false, _) => SILENCE_LAG_NS + SILENCE_AFTER_NS + SILENCE_NS,
+        };
+        Some(self.end_ns + after)
+    }
+
+    /// Nothing is to be expected of it before something changes: its silence need not wait, nor need others.
+    fn is_still(&self, position_ns: i64) -> bool {
+        let quiet_ns = if self.is_muted { SILENCE_LAG_NS } else { QUIET_NS };
+        self.heard_ns.is_none_or(|heard| position_ns >= heard + quiet_ns)
+    }
+
+    /// Whenever there is an occasion, so that silence is written before what is later than it.
+    fn fill_by_time(&mut self, out: &mut Output) {
+        if self.silence.is_empty() {
+            return;
+        }
+        let lag_ns = if self.is_still(out.position_ns) { 0 } else { SILENCE_LAG_NS };
+        let until_ns = out.position_ns - lag_ns;
+        if self.is_filling || until_ns >= self.end_ns + SILENCE_AFTER_NS + SILENCE_NS {
+            self.fill(until_ns, FILL_MAX, out);
+        }
+    }
+
+    /// Tells the wishes.
+    fn needs_keyframe(&mut self) -> bool {
+        self.keyframes.set_needed(self.assembler.wants_keyframe())
     }
 
     pub fn set_muted(&mut self, now: Instant, muted: bool, out: &mut Output) {
@@ -183,10 +216,11 @@ impl Track {
         }
         self.is_muted = muted;
         self.keyframe_ns = None;
-        if muted {
-            out.interleaver.set_holds(self.source, false);
-        } else if self.kind == MediaKind::Video {
-            self.keyframes.restart(now);
+        match self.kind {
+            MediaKind::Video if muted => out.interleaver.set_holds(self.source, false),
+            MediaKind::Video => self.keyframes.restart(now),
+            // What is under way is still waited for.
+            MediaKind::Audio => {}
         }
     }
 
@@ -209,8 +243,8 @@ impl Track {
 
     /// Nothing comes any more, or not before a restart: sound lasts until `position_ns`.
     pub fn end(&mut self, position_ns: i64, out: &mut Output) {
-        if self.fill_ns().is_some() {
-            self.fill(position_ns, FILL_ALL_MAX, out);
+        if !self.silence.is_empty() {
+            self.fill(position_ns - SILENCE_NS, FILL_ALL_MAX, out);
         }
         self.end_gap(out);
     }
@@ -250,7 +284,7 @@ impl Track {
 
     fn on_loss(&mut self, packets: u64, out: &Output) {
         self.overflowed = 0;
-        let from_ns = if self.last_ns.is_some() { self.end_ns } else { out.position_ns };
+        let from_ns = if self.last_ns.is_some() { self.heard_until_ns } else { out.position_ns };
         self.loss.get_or_insert(Gap { from_ns, to_ns: from_ns, packets: 0 }).packets += packets;
     }
 
@@ -283,6 +317,7 @@ impl Track {
         }
         self.counters.frames += 1;
         self.write(begins, size, at_ns, frame.is_keyframe, duration_ns, frame.payload, out);
+        self.heard_until_ns = self.end_ns;
     }
 
     /// The time of a frame that belongs to `at_ns`, after silence up to there. `None`: it comes too late, or too early to be true.
@@ -292,11 +327,14 @@ impl Track {
         }
         let Some(last_ns) = self.last_ns else { return Some(at_ns.max(out.floor_ns)) };
         if self.kind == MediaKind::Audio {
-            if at_ns < self.end_ns - OVERLAP_MAX_NS {
+            // Silence is there already.
+            let most_ns = if self.is_filling { SILENCE_NS / 2 } else { OVERLAP_MAX_NS };
+            if at_ns < self.end_ns - most_ns {
                 return None;
             }
-            if at_ns - self.end_ns > SILENCE_AFTER_NS || (self.is_filling && at_ns > self.end_ns) {
-                self.fill(at_ns, FILL_ALL_MAX, out);
+            let debt_ns = at_ns - self.sound_ns;
+            if at_ns - self.end_ns > SILENCE_AFTER_NS || debt_ns > SILENCE_AFTER_NS || self.is_filling {
+                self.fill(at_ns - SILENCE_NS, FILL_ALL_MAX, out);
             }
             self.is_filling = false;
         }
@@ -366,13 +404,13 @@ impl Track {
         self.gap = Some(gap);
     }
 
-    /// Silence from the end of the last block, as long as it ends before `until_ns`, and no more than so many blocks.
+    /// Silence from the end of the last block, as long as a block begins before `until_ns`, and no more than so many.
     fn fill(&mut self, until_ns: i64, most: usize, out: &mut Output) {
         self.is_filling = true;
         let from_ns = self.last_ns.unwrap_or(0);
         for _ in 0..most {
             let at_ns = self.end_ns.max(from_ns + TICK_NS);
-            if at_ns + SILENCE_NS > until_ns || out.interleaver.is_full() || self.number.is_none() {
+            if at_ns > until_ns || out.interleaver.is_full() || self.number.is_none() {
                 return;
             }
             let mut payload = Payload::default();
@@ -393,8 +431,10 @@ impl Track {
         out: &mut Output,
     ) {
         let Some(number) = self.number else { return };
+        let long_ns = duration_ns.unwrap_or(0) as i64;
+        self.sound_ns = if self.last_ns.is_some() { self.sound_ns } else { at_ns } + long_ns;
+        self.end_ns = at_ns + long_ns;
         self.last_ns = Some(at_ns);
-        self.end_ns = at_ns + duration_ns.unwrap_or(0) as i64;
         let source = self.source;
         let timestamp_ns = at_ns.max(0) as u64;
         let block = Block { source, number, begins, size, timestamp_ns, is_keyframe, duration_ns, payload };
@@ -423,8 +463,9 @@ const SILENCE_NS: i64 = 20 * MS;
 const SILENCE_AFTER_NS: i64 = 60 * MS;
 /// Silence is written when nothing can come any more that belongs there: a hole was waited for, and a batch was late.
 const SILENCE_LAG_NS: i64 = 600 * MS;
-/// How much silence is written at once, at least and at most, while nothing comes.
-const FILL_STEP_NS: i64 = 200 * MS;
+/// For how much silence it is worth to wake up; of a track that is still; and how much is written at once at most.
+const FILL_STEP_NS: i64 = 40 * MS;
+const STILL_STEP_NS: i64 = 200 * MS;
 const FILL_MAX: usize = 50;
 /// How much before a packet, or an end.
 const FILL_ALL_MAX: usize = 3000;
@@ -433,7 +474,7 @@ const OVERLAP_MAX_NS: i64 = 100 * MS;
 /// No block is further ahead of the time that it is.
 const AHEAD_MAX_NS: i64 = 1000 * MS;
 /// After so long without a packet nothing is expected of a track.
-const QUIET: Duration = Duration::from_secs(2);
+const QUIET_NS: i64 = 2000 * MS;
 /// Gaps of a track that are closer than this are told of as one.
 const GAP_JOIN_NS: i64 = 1000 * MS;
 /// Less is missing than a packet of sound.
