@@ -67,8 +67,9 @@ impl std::fmt::Display for Error {
     }
 }
 
-/// Of a recording without media.
+/// Of a recording without media, and of one whose media never reached the disk.
 pub const NO_MEDIA: &str = "no media was received";
+pub const NOTHING_LEFT: &str = "nothing of what was received has reached the disk";
 
 /// Makes all files. The entry is [`Status::Completed`], or [`Status::Failed`] where there is nothing to complete.
 ///
@@ -85,7 +86,8 @@ pub fn finish(mut work: Finish<'_>) -> Result<Entry, Error> {
     let mut tracks = Vec::new();
     if work.extents.is_empty() {
         entry.status = Status::Failed;
-        entry.error = Some(NO_MEDIA.into());
+        let is_lost = !work.journal.state().tracks.is_empty();
+        entry.error = Some(if is_lost { NOTHING_LEFT } else { NO_MEDIA }.into());
     } else {
         entry.status = Status::Completed;
         tracks = summaries(work.journal.state(), work.extents);

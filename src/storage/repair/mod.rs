@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, Read, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
@@ -185,25 +185,7 @@ fn unopened(directory: PathBuf, error: OpenError) -> Report {
 fn mend(directory: &Path, journal: &mut Journal) -> Result<(Vec<Extent>, u64), Error> {
     let Some(path) = call_file(directory, journal.state()) else { return Ok((Vec::new(), 0)) };
     let mut file = File::options().read(true).write(true).open(&path)?;
-    adopt(&mut file, journal)?;
-    let mut extents = BTreeMap::new();
-    let scan = match scan(&mut file, journal, &mut extents) {
-        Err(webm::Error::NotMatroska) if has_blocks(&mut file, journal)? => {
-            restore_head(&mut file, journal)?;
-            scan(&mut file, journal, &mut extents)
-        }
-        scan => scan,
-    };
-    let scan = match scan {
-        Ok(scan) => scan,
-        Err(webm::Error::NoBlocks) => return Ok((Vec::new(), 0)),
-        // Killed before there was anything.
-        Err(webm::Error::NotMatroska) if journal.state().tracks.is_empty() => return Ok((Vec::new(), 0)),
-        Err(error) => return Err(error.into()),
-    };
-    if !scan.is_finished {
-        scan.plan().apply(&mut file)?;
-    }
+    let Some(mended) = mend_file(&mut file, journal)? else { return Ok((Vec::new(), 0)) };
     file.sync_all()?;
     let is_webm = journal.state().tracks.iter().all(manifest::Track::is_webm);
     let name = names::call(is_webm);
@@ -214,10 +196,38 @@ fn mend(directory: &Path, journal: &mut Journal) -> Result<(Vec<Extent>, u64), E
     if journal.state().file.as_ref().is_none_or(|file| *file != name) && !is_webm {
         journal.write(&Line::Renamed(manifest::Renamed { file: name }))?;
     }
-    Ok((extents.into_values().collect(), ms(scan.duration_ns())))
+    Ok(mended)
 }
 
-fn scan(file: &mut File, journal: &Journal, extents: &mut BTreeMap<u32, Extent>) -> Result<Scan, webm::Error> {
+/// `None`: there is not a single block.
+fn mend_file<F: repair::File>(file: &mut F, journal: &mut Journal) -> Result<Option<(Vec<Extent>, u64)>, Error> {
+    adopt(file, journal)?;
+    let mut extents = BTreeMap::new();
+    let scan = match scan(file, journal, &mut extents) {
+        Err(webm::Error::NotMatroska) if has_blocks(file, journal)? => {
+            restore_head(file, journal)?;
+            scan(file, journal, &mut extents)
+        }
+        scan => scan,
+    };
+    let scan = match scan {
+        Ok(scan) => scan,
+        Err(webm::Error::NoBlocks) => return Ok(None),
+        // Killed before there was anything.
+        Err(webm::Error::NotMatroska) if is_shorter_than_head(file, journal)? => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    if !scan.is_finished {
+        scan.plan().apply(file)?;
+    }
+    Ok(Some((extents.into_values().collect(), ms(scan.duration_ns()))))
+}
+
+fn scan<F: repair::File>(
+    file: &mut F,
+    journal: &Journal,
+    extents: &mut BTreeMap<u32, Extent>,
+) -> Result<Scan, webm::Error> {
     let state = journal.state();
     let known = Known {
         info: Some(state.info()),
@@ -238,7 +248,7 @@ fn scan(file: &mut File, journal: &Journal, extents: &mut BTreeMap<u32, Extent>)
 }
 
 /// Tracks that the file's head has and the manifest has lost, as when the power went between the two.
-fn adopt(file: &mut File, journal: &mut Journal) -> Result<(), Error> {
+fn adopt<F: repair::File>(file: &mut F, journal: &mut Journal) -> Result<(), Error> {
     let mut reader = match Reader::new(&mut *file, webm::reader::Limits::default()) {
         Ok(reader) => reader,
         Err(webm::Error::Io(error)) => return Err(error.into()),
@@ -297,7 +307,7 @@ fn describe(track: webm::Track) -> Description {
 }
 
 /// Whether there is something where the first block has to be, so that it is worth making a head.
-fn has_blocks(file: &mut File, journal: &Journal) -> io::Result<bool> {
+fn has_blocks<F: repair::File>(file: &mut F, journal: &Journal) -> io::Result<bool> {
     let Some(begin) = &journal.state().begin else { return Ok(false) };
     let mut octets = [0; 4];
     file.seek(SeekFrom::Start(begin.head_size.into()))?;
@@ -308,8 +318,14 @@ fn has_blocks(file: &mut File, journal: &Journal) -> io::Result<bool> {
     }
 }
 
+/// Then there is nothing behind it, and there never was.
+fn is_shorter_than_head<F: repair::File>(file: &mut F, journal: &Journal) -> io::Result<bool> {
+    let head_size = journal.state().begin.as_ref().map_or(0, |begin| begin.head_size);
+    Ok(file.seek(SeekFrom::End(0))? <= head_size.into())
+}
+
 /// The beginning of the file is nothing at all; the manifest knows what it was.
-fn restore_head(file: &mut File, journal: &Journal) -> Result<(), Error> {
+fn restore_head<F: repair::File>(file: &mut F, journal: &Journal) -> Result<(), Error> {
     let state = journal.state();
     let head_size = state.begin.as_ref().map_or(0, |begin| begin.head_size);
     let mut muxer = Muxer::new(webm::Config { head_size, info: state.info(), ..webm::Config::default() })?;
