@@ -46,6 +46,11 @@ impl Place {
         Connection::open(self.database()).unwrap()
     }
 
+    /// How many recordings are written.
+    fn rows(&self) -> i64 {
+        self.connect().query_row("SELECT count(*) FROM recordings", [], |row| row.get(0)).unwrap_or(0)
+    }
+
     /// The names of files beside the database that were put aside.
     fn put_aside(&self) -> Vec<String> {
         let names = std::fs::read_dir(&self.0).unwrap().map(|e| e.unwrap().file_name().to_string_lossy().into_owned());
@@ -513,8 +518,12 @@ fn a_database_that_breaks_is_made_again() {
     for number in 0..50 {
         db.save(&entry(number));
     }
-    assert!(db.status(&entry(1)).is_ok());
-    place.connect().query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
+    db.wait_for("the rows", |_| (place.rows() == 50).then_some(()));
+    // Everything is in the file itself, and nothing in the journal.
+    db.wait_for("an empty journal", |_| {
+        let busy = place.connect().query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
+        (busy == Ok(0)).then_some(())
+    });
     let file = std::fs::OpenOptions::new().write(true).open(place.database()).unwrap();
     let pages = file.metadata().unwrap().len() / 4096;
     for page in 1..pages {
@@ -559,11 +568,7 @@ fn a_writer_that_does_not_end_hides_nothing() {
     let db = place.start();
     db.save(&entry(1));
     db.save(&entry(2));
-    assert!(db.status(&entry(2)).is_ok());
-    db.wait_for("the rows", |_| {
-        let count = place.connect().query_row("SELECT count(*) FROM recordings", [], |row| row.get::<_, i64>(0));
-        (count == Ok(2)).then_some(())
-    });
+    db.wait_for("the rows", |_| (place.rows() == 2).then_some(()));
     let other = place.connect();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     let changed = Entry { status: Status::Failed, ..entry(1) };
@@ -577,11 +582,39 @@ fn a_writer_that_does_not_end_hides_nothing() {
     }
     assert_eq!(db.delete(&entry(2)), Ok(Answer::Deleted));
     assert_eq!(db.list(9, None).unwrap().0, [entry(3), changed.clone()]);
-    let rows: i64 = other.query_row("SELECT count(*) FROM recordings", [], |row| row.get(0)).unwrap();
-    assert_eq!(rows, 2, "nothing of it is written");
+    assert_eq!(place.rows(), 2, "nothing of it is written");
     other.execute_batch("ROLLBACK").unwrap();
     drop(db);
     assert_eq!(place.start().list(9, None).unwrap().0, [entry(3), changed]);
+}
+
+/// However many of the newest are gone, or others, in what is not written.
+#[test]
+fn what_is_not_written_is_part_of_every_page() {
+    let place = Place::new("pages");
+    let db = place.start();
+    for number in 1..=6 {
+        db.save(&entry(number));
+    }
+    db.wait_for("the rows", |_| (place.rows() == 6).then_some(()));
+    let other = place.connect();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    for number in 3..=6 {
+        db.update(Update::Remove(entry(number).recording));
+    }
+    let found = Entry { recovered: false, ..entry(3) };
+    db.update(Update::Found(Box::new(found.clone())));
+    let cursor = |number: u64| Some(entry(number).recording.to_string());
+    let check = |db: &Kept| {
+        assert_eq!(db.list(1, None), Ok((vec![found.clone()], cursor(3))));
+        assert_eq!(db.list(1, cursor(3).as_deref()), Ok((vec![entry(2)], cursor(2))));
+        assert_eq!(db.list(1, cursor(2).as_deref()), Ok((vec![entry(1)], None)));
+    };
+    check(&db);
+    assert_eq!(place.rows(), 6, "nothing of it is written");
+    other.execute_batch("ROLLBACK").unwrap();
+    drop(db);
+    check(&place.start());
 }
 
 #[test]

@@ -473,3 +473,35 @@ const LINGER: Duration = Duration::from_secs(1);
 const LOW_WATER: usize = 16 * 1024;
 /// Packets that wait for one connection: a second at 2 Mbit/s. More would be seen later still.
 const MEDIA_QUEUE: usize = 256 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Of what the socket has taken nothing is kept, also when there is always something that it has not.
+    #[test]
+    fn what_is_written_of_a_download_is_forgotten() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (stream, remote) = listener.accept().unwrap();
+        stream.set_nonblocking(true).unwrap();
+        let now = Instant::now();
+        let mut conn = Conn::new(now, TcpStream::from_std(stream), remote, None, &http::Limits::default()).unwrap();
+        const PIECE: usize = 1 << 20;
+        let mut was_in_part = false;
+        let mut buffer = vec![0; PIECE / 2];
+        for number in 0..64 {
+            while conn.pending() < PIECE {
+                conn.queue_piece(vec![number; PIECE]).unwrap();
+                assert_eq!(conn.out.len(), conn.pending(), "what was written is gone");
+                conn.writable = true;
+                assert_eq!(conn.write(now, &mut Vec::new()), Step::Open);
+            }
+            client.read_exact(&mut buffer).unwrap();
+            conn.writable = true;
+            assert_eq!(conn.write(now, &mut Vec::new()), Step::Open);
+            was_in_part |= conn.written > 0 && conn.pending() > 0;
+        }
+        assert!(was_in_part, "the socket took a part of what there was");
+    }
+}
