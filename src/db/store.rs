@@ -90,7 +90,12 @@ impl Store {
             Ok(result) => return Ok(result),
             Err(error) => error,
         };
-        match trouble(&error) {
+        let trouble = match trouble(&error) {
+            // What was begun could not be undone either.
+            Trouble::None | Trouble::Busy if !connection.is_autocommit() => Trouble::Gone,
+            trouble => trouble,
+        };
+        match trouble {
             Trouble::None => Err(Failure::Refused(error)),
             Trouble::Busy => {
                 self.lament(&error.to_string());
