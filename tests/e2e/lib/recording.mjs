@@ -6,7 +6,7 @@ import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { blankPage, temporaryDirectory } from "./browser.mjs";
-import { join as enterCall, perceivesExactly, PEOPLE } from "./call.mjs";
+import { join as enterCall, PEOPLE, perceive, TONE_TOLERANCE } from "./call.mjs";
 import { assert, assertEqual, onFailure, serverUrl, Skip, step, token, until } from "./story.mjs";
 
 const here = (path) => fileURLToPath(new URL(path, import.meta.url));
@@ -50,10 +50,20 @@ export async function enter(page, userId, roomId, options = {}) {
   }, ["recording-started", "recording-stopped", "recording-completed"]);
 }
 
-/** Waits until everybody sees and hears everybody else: then all media flows. */
-export async function allSeeEachOther(pages, options) {
-  const names = Object.keys(pages);
-  for (const name of names) await perceivesExactly(pages[name], name, names.filter((other) => other !== name), options);
+/** Waits until everybody sees and hears everybody else, whoever watches besides: then all media flows. */
+export async function allSeeEachOther(pages) {
+  for (const [name, page] of Object.entries(pages)) {
+    const others = Object.keys(pages).filter((other) => other !== name);
+    await until(`${name} to see and hear ${others.join(", ")}`, async () => {
+      const seen = await perceive(page);
+      const isRight = (other) => {
+        const { colour, tone } = seen[other] ?? {};
+        return colour === PEOPLE[other].colour && tone !== null && Math.abs(tone - PEOPLE[other].tone) <= TONE_TOLERANCE;
+      };
+      return others.every(isRight) || { ok: false, seen };
+    });
+  }
+  step("everybody sees and hears everybody");
 }
 
 /** Waits until the page was told so, and returns when: seconds of the wall clock. */

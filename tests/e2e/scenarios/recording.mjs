@@ -39,6 +39,7 @@ await story("a call is recorded", async () => {
 
   const asked = Date.now() / 1_000;
   const recording = await Recording.start(id, host);
+  const started = Date.now() / 1_000;
   const told = {};
   for (const name of ["alice", "bob"]) told[name] = await toldOf(pages[name], name, "recording-started", recording.recordingId);
   await indicator(page, true);
@@ -66,7 +67,7 @@ await story("a call is recorded", async () => {
   assert(!entry.recovered && !entry.error, `nothing had to be repaired: ${JSON.stringify(entry)}`);
 
   const files = await recording.download(entry);
-  const whole = await analyse(files["recording.webm"], expectationOfAll(stopped - asked, came - asked));
+  const whole = await analyse(files["recording.webm"], expectationOfAll(stopped - started, came - started));
   assert(Math.abs(whole.durationS * 1_000 - entry.durationMs) < 100, `the duration that is told: ${entry.durationMs} ms, ${whole.durationS} s`);
   const first = Math.min(...whole.tracks.map(({ startS }) => startS));
   const began = wallOf(whole, first, asked);

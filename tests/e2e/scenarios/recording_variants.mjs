@@ -1,7 +1,7 @@
 /** What happens in a call while it is recorded, each by the name in VARIANT; the files are as complete and right as the call was. */
 
 import { chromium } from "../lib/browser.mjs";
-import { events, PEOPLE, perceivesExactly } from "../lib/call.mjs";
+import { events, PEOPLE } from "../lib/call.mjs";
 import { outbound } from "../lib/layers.mjs";
 import { allSeeEachOther, analyse, cameraOf, COLOURS, enter, hostToken, publish, Recording, SYNC, voiceOf } from "../lib/recording.mjs";
 import { always, assert, assertEqual, room, step, story, until } from "../lib/story.mjs";
@@ -85,7 +85,7 @@ const VARIANTS = {
     await until("alice to see bob leave", async () => (await events(alice, "participant-left")).some(({ userId }) => userId === "bob"));
     await call.recording.reaches(7);
     await enter(bob, "bob", call.id);
-    await perceivesExactly(alice, "alice", ["bob"]);
+    await allSeeEachOther(call.pages);
     await call.recording.reaches(LENGTH_S + 2);
     const { report } = await call.end({ tracks: [cameraOf("alice", { flashes: LENGTH_S - 2 }), voiceOf("alice"), cameraOf("bob"), voiceOf("bob")] });
     for (const [source, marks] of [["camera", "flashes"], ["microphone", "beeps"]]) {
