@@ -143,33 +143,33 @@ export class Recording {
 
   /** Waits until so much is recorded. */
   async reaches(seconds) {
-    await until(
+    const { status } = await until(
       `${seconds} s to be recorded`,
       async () => {
-        const { status, durationMs } = await this.status();
-        assertEqual(status, "recording", "state meanwhile");
-        return durationMs >= seconds * 1_000 || { ok: false, durationMs };
+        const seen = await this.status();
+        return seen.status !== "recording" || seen.durationMs >= seconds * 1_000 ? seen : { ok: false, durationMs: seen.durationMs };
       },
       { timeout: seconds * 1_000 + 10_000, interval: 250 },
     );
+    assertEqual(status, "recording", `state on the way to ${seconds} s`);
     step(`${seconds} s are recorded`);
   }
 
-  /** Waits until it is complete. What is told meanwhile has to make sense. */
+  /** Waits until it is complete. The progress that is told meanwhile has to make sense. */
   async completed({ timeout = FINISH_MS } = {}) {
-    let progress = 0;
+    const progress = [];
     const entry = await until(
       "the recording to be complete",
       async () => {
         const seen = await this.status();
-        assert(seen.status !== "failed", `it does not fail: ${JSON.stringify(seen)}`);
-        assert(seen.progress >= progress && seen.progress <= 1, `its progress goes from 0 to 1: ${progress}, ${seen.progress}`);
-        progress = seen.progress;
-        return seen.status === "completed" ? seen : { ok: false, status: seen.status, progress };
+        progress.push(seen.progress);
+        return ["completed", "failed"].includes(seen.status) ? seen : { ok: false, status: seen.status, progress: seen.progress };
       },
       { timeout },
     );
-    assertEqual(entry.progress, 1, "progress of what is complete");
+    assertEqual([entry.status, entry.progress], ["completed", 1], `the end of a recording: ${JSON.stringify(entry)}`);
+    const rises = progress.every((now, n) => now >= (progress[n - 1] ?? 0) && now <= 1);
+    assert(rises, `progress goes from 0 to 1: ${progress}`);
     step(`complete: ${entry.files.map(({ name }) => name).join(", ")}`);
     return entry;
   }
