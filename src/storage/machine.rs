@@ -57,6 +57,8 @@ macro_rules! machine {
 }
 
 machine!(crate::recording::Recorder, crate::recording::recorder::Config::default());
+#[cfg(test)]
+machine!(super::standin::Recorder, super::standin::Config);
 
 /// The one that records calls.
 pub type Recorder = crate::recording::Recorder;

@@ -508,7 +508,7 @@ pub struct SyncTask {
 /// Does so, one after the other, until nobody is left who could ask.
 pub fn sync(tasks: &Receiver<SyncTask>) {
     while let Ok(SyncTask { files, state }) = tasks.recv() {
-        let synced: std::io::Result<()> = files.iter().map(|file| file.sync_data()).collect();
+        let synced = files.iter().try_for_each(|file| file.sync_data());
         if let Err(error) = &synced {
             tracing::error!(%error, "a recording does not reach the disk");
         }

@@ -305,10 +305,10 @@ impl Track {
         }
         self.end_loss(at_ns, out);
         let duration_ns = (self.kind == MediaKind::Audio).then(|| duration_of(frame.samples));
-        if self.kind == MediaKind::Audio {
-            if let Some(toc) = frame.payload.slices().next().and_then(<[u8]>::first) {
-                self.silence = frames::opus::silence(*toc);
-            }
+        if self.kind == MediaKind::Audio
+            && let Some(toc) = frame.payload.slices().next().and_then(<[u8]>::first)
+        {
+            self.silence = frames::opus::silence(*toc);
         }
         let begins = self.begins.take();
         let size = self.changed_size(&frame, begins.is_some(), at_ns, out);

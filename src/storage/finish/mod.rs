@@ -272,7 +272,7 @@ impl Pass<'_> {
         while let Some(event) = reader.next_event()? {
             let Event::Block(found) = event else { continue };
             blocks += 1;
-            if blocks % TELL_EVERY == 0 {
+            if blocks.is_multiple_of(TELL_EVERY) {
                 if self.cancel.load(Ordering::Relaxed) {
                     return Err(Error::Cancelled);
                 }

@@ -265,8 +265,8 @@ impl Live {
             duration_ms,
             size: self.writer.muxer().position(),
         };
-        let lines = extents.into_iter().map(Line::Extent).chain([Line::End(end)]);
-        let written: io::Result<()> = lines.map(|line| self.journal.write(&line)).collect();
+        let mut lines = extents.into_iter().map(Line::Extent).chain([Line::End(end)]);
+        let written = lines.try_for_each(|line| self.journal.write(&line));
         let state = self.journal.state();
         let (tags, chapters) = (state.tags(), state.chapters());
         self.writer.muxer_mut().set_tags(tags);
