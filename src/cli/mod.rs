@@ -127,10 +127,7 @@ fn run(args: Vec<OsString>, env: Vec<(OsString, OsString)>, out: &mut dyn Write)
         Command::Token => token(&loaded.config, &flags, out),
         Command::ConfigCheck => config_check(&loaded, out),
         Command::RecordingsList => recordings::list(&loaded.config, out),
-        Command::RecordingsRepair => {
-            log::init(&loaded.config.log);
-            recordings::repair(&loaded.config, out)
-        }
+        Command::RecordingsRepair => recordings::repair(&loaded.config, out),
         Command::Serve => {
             log::init(&loaded.config.log);
             serve::serve(prepare(loaded)?).map_err(|e| Failure::Failed(e.to_string()))
