@@ -18,7 +18,7 @@ pub(super) struct Line {
     points: VecDeque<Point>,
     /// Those that agree with each other, but not with the line.
     doubts: Vec<Point>,
-    /// How many did not agree with the line, one after another.
+    /// How many more did not agree with the line than did.
     doubtful: u32,
     /// That was too often: none of them is believed alone any more.
     is_distrusted: bool,
@@ -55,7 +55,7 @@ impl Line {
     /// Time of the sender. There has to be a line.
     pub(super) fn at(&self, extended: i64) -> i64 {
         let Some(middle) = self.middle else { return 0 };
-        middle.ntp + ((extended - middle.extended) as f64 * self.ns_per_tick) as i64
+        middle.ntp.saturating_add(((extended - middle.extended) as f64 * self.ns_per_tick) as i64)
     }
 
     /// `expected`: what the report should say going by arrivals, if anything is known of the sender.
@@ -67,10 +67,10 @@ impl Line {
             self.middle = None;
             self.points.clear();
         }
-        let off = expected.map_or(0, |expected| point.ntp - expected);
+        let off = expected.map_or(0, |expected| point.ntp.abs_diff(expected));
         let is_plausible = match self.middle {
-            Some(_) => (point.ntp - self.at(point.extended)).abs() <= DOUBT_NS,
-            None => off.abs() <= PLAUSIBLE_NS && !self.is_distrusted,
+            Some(_) => point.ntp.abs_diff(self.at(point.extended)) <= DOUBT_NS,
+            None => off <= PLAUSIBLE_NS && !self.is_distrusted,
         };
         if is_plausible {
             self.accept(point, at, rate);
@@ -81,7 +81,7 @@ impl Line {
         }
         match expected {
             Some(expected) if self.middle.is_some() => self.decide(point, at, rate, expected),
-            Some(_) if off.abs() > JUMP_NS => Verdict::Foreign,
+            Some(_) if off > JUMP_NS as u64 => Verdict::Foreign,
             _ => {
                 self.adopt(at, rate);
                 Verdict::Accepted
@@ -92,19 +92,19 @@ impl Line {
     /// Three agree that the line is wrong. Arrivals say whether RTP time jumped or the sender's clock did.
     fn decide(&mut self, point: Point, at: i64, rate: f64, expected: i64) -> Verdict {
         let line = self.at(point.extended);
-        if (line - expected).abs() >= (point.ntp - expected).abs() {
+        if line.abs_diff(expected) >= point.ntp.abs_diff(expected) {
             self.adopt(at, rate);
             return Verdict::Jumped;
         }
         self.accept(Point { ntp: line, ..point }, at, rate);
-        Verdict::Stepped(point.ntp - line)
+        Verdict::Stepped(point.ntp.saturating_sub(line))
     }
 
     /// Whether there are enough of a kind.
     fn doubt(&mut self, point: Point, rate: f64) -> bool {
         let agrees = self.doubts.last().is_some_and(|last| {
             let elapsed = ((point.extended - last.extended) as f64 * rate) as i64;
-            elapsed > 0 && (point.ntp - last.ntp - elapsed).abs() <= DOUBT_NS
+            elapsed > 0 && point.ntp.abs_diff(last.ntp.saturating_add(elapsed)) <= DOUBT_NS
         });
         if !agrees {
             self.doubts.clear();
@@ -134,7 +134,7 @@ impl Line {
         }
         self.points.push_back(point);
         self.doubts.clear();
-        self.doubtful = 0;
+        self.doubtful = self.doubtful.saturating_sub(1);
         self.updated = at;
         self.fit(rate);
     }
@@ -174,13 +174,13 @@ fn median(values: &mut [f64]) -> Option<f64> {
 }
 
 /// What a report may be off from the line. Some senders' are rounded to video frames, or to ticks of 15 ms.
-const DOUBT_NS: i64 = 50 * MS;
+const DOUBT_NS: u64 = 50 * MS as u64;
 /// What the first report of an SSRC may be off from arrivals.
-const PLAUSIBLE_NS: i64 = 250 * MS;
+const PLAUSIBLE_NS: u64 = 250 * MS as u64;
 /// So many doubtful reports in a row that agree are believed.
 const AGREE: usize = 3;
-/// So many in a row that do not agree, and none is believed any more.
-const DOUBTFUL_MAX: u32 = 8;
+/// So many more that do not agree than do, and none is believed alone any more.
+const DOUBTFUL_MAX: u32 = 6;
 /// Reports that a line goes through: 24 to 120 s of a browser's.
 const POINTS_MAX: usize = 24;
 /// With fewer, or closer ones, the noise of reports would be more than the drift of clocks.

@@ -165,7 +165,7 @@ impl Clock {
         }
         if source.is_lined(at, self.senders[track.sender].epoch) && !source.line.is_doubted() {
             let sent = source.line.at(source.extended);
-            self.senders[track.sender].offset.add(at, at - sent);
+            self.senders[track.sender].offset.add(at, at.saturating_sub(sent));
         }
         track.drift.add(source.ssrc, at, source.offset.least());
     }
@@ -181,34 +181,37 @@ impl Clock {
         let Some(extended) = source.extend(report.time) else { return };
         // What the report should say, going by arrivals.
         let arrived = if source.offset.is_known() { source.arrival_of(extended) } else { at };
-        let expected = sender.offset.is_recent(at).then(|| arrived - excess - sender.offset.applied);
+        let expected = sender.offset.is_recent(at).then(|| (arrived - excess).saturating_sub(sender.offset.applied));
         let rate = source.ns_per_tick;
         if source.epoch != sender.epoch {
             source.line = Line::default();
             source.epoch = sender.epoch;
         }
         match source.line.handle(Point { extended, ntp }, at, rate, expected) {
-            Verdict::Accepted => sender.accepted_ns = Some(at),
-            Verdict::Aside => {}
-            Verdict::Jumped => {
-                sender.offset.review();
-                sender.accepted_ns = Some(at);
-            }
-            Verdict::Stepped(by) => {
-                sender.step_ns = sender.step_ns.saturating_add(by);
-                sender.accepted_ns = Some(at);
-            }
-            Verdict::Foreign => {
-                // All that it could disagree with is old.
-                if sender.accepted_ns.is_none_or(|accepted| at - accepted > FOREIGN_NS) {
-                    sender.offset = Offset::default();
-                    sender.epoch += 1;
-                    source.line.adopt(at, rate);
+            Verdict::Aside => return,
+            Verdict::Accepted if expected.is_none() => {
+                if sender.offset.is_known() {
+                    sender.begin_anew();
                     source.epoch = sender.epoch;
-                    sender.accepted_ns = Some(at);
                 }
+                // The report is a packet, too: others are compared with it.
+                sender.offset.add(at, at - ntp);
+            }
+            Verdict::Accepted => {}
+            Verdict::Jumped => sender.offset.review(),
+            Verdict::Stepped(by) => sender.step_ns = sender.step_ns.saturating_add(by),
+            Verdict::Foreign => {
+                if sender.accepted_ns.is_some_and(|accepted| at - accepted <= FOREIGN_NS) {
+                    return;
+                }
+                // All that it disagrees with is old.
+                source.line.adopt(at, rate);
+                sender.begin_anew();
+                source.epoch = sender.epoch;
+                sender.offset.add(at, at - ntp);
             }
         }
+        sender.accepted_ns = Some(at);
     }
 
     /// Where a frame belongs. `arrival`: of its packets. Later than the one before, unless its RTP time is not.
@@ -220,11 +223,11 @@ impl Clock {
         let arrived = if source.offset.is_known() { source.arrival_of(extended) } else { at };
         let is_lined = source.is_lined(at, self.senders[track.sender].epoch);
         let ideal = match is_lined {
-            true => source.line.at(extended) + self.senders[track.sender].offset.applied,
+            true => source.line.at(extended).saturating_add(self.senders[track.sender].offset.applied),
             false => arrived - track.excess_ns,
         };
         // Of another time, or from before a jump.
-        let is_lost = (ideal - at).abs() > JUMP_NS;
+        let is_lost = ideal.abs_diff(at) > JUMP_NS as u64;
         if is_lined && !is_lost {
             track.excess_ns = (arrived - ideal).clamp(-EXCESS_MAX_NS, EXCESS_MAX_NS);
         }
@@ -315,6 +318,12 @@ impl Sender {
         }
     }
 
+    /// Nothing of what was known is true any more.
+    fn begin_anew(&mut self) {
+        self.offset = Offset::default();
+        self.epoch += 1;
+    }
+
     fn is_free(&self) -> bool {
         self.user.is_none() && self.tracks == 0
     }
@@ -327,7 +336,7 @@ impl Sender {
             Err(before) => -i64::try_from(before.duration().as_nanos()).ok()?,
         };
         let ns = ns.checked_sub(self.step_ns)?;
-        (ns.abs() < NTP_MAX_NS).then_some(ns)
+        (ns.unsigned_abs() < NTP_MAX_NS as u64).then_some(ns)
     }
 }
 
@@ -353,7 +362,7 @@ impl Ssrc {
         let step = ticks(self.time, time);
         let extended = self.extended + step;
         let offset = at - self.nominal(extended);
-        let early = if self.offset.is_known() { self.offset.applied - offset } else { 0 };
+        let early = if self.offset.is_known() { self.offset.applied.saturating_sub(offset) } else { 0 };
         // Nothing arrives before it is sent, but everything may be late for a while.
         let is_late = early < -JUMP_NS;
         let late_since = is_late.then(|| self.late_since.unwrap_or(at));
@@ -418,7 +427,8 @@ const REPORT_AGE_MAX_NS: i64 = 60 * SECOND;
 const STALE_NS: i64 = 60 * SECOND;
 /// A sender disagrees with all else that it said, and nothing agreed for so long.
 const FOREIGN_NS: i64 = 15 * SECOND;
-const NTP_MAX_NS: i64 = i64::MAX / 8;
+/// Between two times of a sender: more than from the beginning of NTP time, which some send who have no clock, until today.
+const NTP_MAX_NS: i64 = i64::MAX / 2;
 /// What reports can claim that a track is later than others of its sender.
 const EXCESS_MAX_NS: i64 = SECOND;
 /// No frame is put further than this after its arrival, whatever reports say: their noise and that of lines, and no more.

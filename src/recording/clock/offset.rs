@@ -45,12 +45,12 @@ impl Offset {
         }
         let elapsed = (at - self.updated).max(0);
         self.updated += elapsed;
-        let error = self.least.value - self.applied;
+        let error = self.least.value.saturating_sub(self.applied);
         if error == 0 {
             return;
         }
         let is_settled = self.settles.is_some_and(|settles| at >= settles);
-        if error.abs() > STEP_NS || is_settled || (error < 0 && at - since < SETTLED_NS) {
+        if error.unsigned_abs() > STEP_NS as u64 || is_settled || (error < 0 && at - since < SETTLED_NS) {
             // A packet that came early proves that the others were late; one that is late proves nothing until all are.
             if error < 0 || is_settled || self.settles.is_none() {
                 self.applied = self.least.value;
@@ -139,7 +139,7 @@ impl Drift {
         if elapsed < DRIFT_SPAN_NS {
             return 0;
         }
-        ((least - self.last.1) as f64 / elapsed as f64 * 1e6).round() as i32
+        (least.saturating_sub(self.last.1) as f64 / elapsed as f64 * 1e6).round() as i32
     }
 }
 

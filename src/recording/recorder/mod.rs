@@ -235,7 +235,7 @@ impl Recorder {
         if self.paused.is_none() {
             track.drain(now, &self.clock, &mut self.out);
         }
-        track.end_gap(&mut self.out);
+        track.end(self.out.position_ns, false, &mut self.out);
         let quality = track.quality();
         self.out.interleaver.set_holds(number, false);
         let slot = std::mem::replace(&mut self.tracks[number as usize], Slot::Removed(quality));
@@ -276,7 +276,7 @@ impl Recorder {
         let position_ns = self.position(at);
         for track in all(&mut self.tracks) {
             track.drain(now, &self.clock, &mut self.out);
-            track.end(position_ns, &mut self.out);
+            track.end(position_ns, true, &mut self.out);
         }
         self.out.interleaver.flush();
     }

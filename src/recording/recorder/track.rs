@@ -241,16 +241,19 @@ impl Track {
         }
     }
 
-    /// Nothing comes any more, or not before a restart: sound lasts until `position_ns`.
-    pub fn end(&mut self, position_ns: i64, out: &mut Output) {
-        if !self.silence.is_empty() {
+    /// Nothing comes any more, or not before a restart: sound lasts until `position_ns` if it `goes_on`.
+    pub fn end(&mut self, position_ns: i64, goes_on: bool, out: &mut Output) {
+        if goes_on && !self.silence.is_empty() {
             self.fill(position_ns - SILENCE_NS, FILL_ALL_MAX, out);
+        }
+        if let Some(loss) = self.loss.take() {
+            self.add_gap(Gap { to_ns: position_ns.max(loss.from_ns), ..loss }, out);
         }
         self.end_gap(out);
     }
 
     /// The last gap is told of.
-    pub fn end_gap(&mut self, out: &mut Output) {
+    fn end_gap(&mut self, out: &mut Output) {
         if let Some(gap) = self.gap.take() {
             let duration = Duration::from_nanos((gap.to_ns - gap.from_ns).max(0) as u64);
             let at_ns = gap.from_ns.max(0) as u64;
@@ -443,8 +446,8 @@ impl Track {
 
     /// The others wait for this track as long as something is to be expected of it.
     fn hold_others(&self, out: &mut Output) {
-        let waits = self.kind == MediaKind::Video && self.assembler.wants_keyframe();
-        out.interleaver.set_holds(self.source, self.last_ns.is_some() && !self.is_muted && !waits);
+        let brings_nothing = self.kind == MediaKind::Video && (self.is_muted || self.assembler.wants_keyframe());
+        out.interleaver.set_holds(self.source, self.last_ns.is_some() && !brings_nothing);
     }
 }
 
