@@ -48,6 +48,8 @@ pub struct TrackClock {
     excess_ns: i64,
     first_ns: Option<i64>,
     last: Option<Placed>,
+    /// RTP time has begun anew since the last frame.
+    has_jumped: bool,
     /// Being corrected by more than [`SLEW_NOTED_NS`].
     slewing: bool,
     slewed: Option<i64>,
@@ -86,6 +88,8 @@ struct Ssrc {
     offset: Offset,
     /// Since when all packets come so late that its time cannot be what it was.
     late_since: Option<i64>,
+    /// Since when, and how many, packets have a time before the latest.
+    back: Option<(i64, u32)>,
     line: Line,
     /// Of the sender, when the line began.
     epoch: u32,
@@ -134,6 +138,7 @@ impl Clock {
             excess_ns: 0,
             first_ns: None,
             last: None,
+            has_jumped: false,
             slewing: false,
             slewed: None,
             drift: Drift::default(),
@@ -162,6 +167,7 @@ impl Clock {
         let source = &mut track.ssrcs[current];
         if source.on_packet(time, at) {
             track.drift = Drift::default();
+            track.has_jumped = true;
         }
         if source.is_lined(at, self.senders[track.sender].epoch) && !source.line.is_doubted() {
             let sent = source.line.at(source.extended);
@@ -280,8 +286,9 @@ impl TrackClock {
     fn approach(&mut self, ssrc: u32, ideal: i64, elapsed: i64) -> i64 {
         let Some(last) = self.last else { return ideal };
         let elapsed = if last.ssrc == ssrc { elapsed } else { ideal - last.ideal_ns };
+        let has_jumped = std::mem::take(&mut self.has_jumped);
         // Any other is a jump, or an SSRC that was looked up anew.
-        if elapsed.abs() > JUMP_NS {
+        if has_jumped && ideal > last.out_ns || elapsed.abs() > JUMP_NS {
             return ideal;
         }
         let uncorrected = last.out_ns + elapsed;
@@ -351,6 +358,7 @@ impl Ssrc {
             used_ns: at,
             offset: Offset::default(),
             late_since: None,
+            back: None,
             line: Line::default(),
             epoch: 0,
         }
@@ -365,10 +373,16 @@ impl Ssrc {
         let early = if self.offset.is_known() { self.offset.applied.saturating_sub(offset) } else { 0 };
         // Nothing arrives before it is sent, but everything may be late for a while.
         let is_late = early < -JUMP_NS;
-        let late_since = is_late.then(|| self.late_since.unwrap_or(at));
-        self.late_since = late_since;
+        self.late_since = is_late.then(|| self.late_since.unwrap_or(at));
+        self.back = match self.back {
+            _ if step >= 0 => None,
+            Some((since, packets)) => Some((since, packets + 1)),
+            None => Some((at, 1)),
+        };
         let is_jump = early > JUMP_NS
-            || late_since.is_some_and(|since| at - since > LATE_NS)
+            || (early > EARLY_NS && self.offset.is_settled(at))
+            || self.late_since.is_some_and(|since| at - since > LATE_NS)
+            || self.back.is_some_and(|(since, packets)| at - since > LATE_NS && packets >= BACK_PACKETS)
             || (!self.offset.is_known() && self.nominal(step).abs() > REPORT_AGE_MAX_NS);
         if is_jump {
             *self = Ssrc::new(self.ssrc, time, self.clock_rate, at);
@@ -421,6 +435,10 @@ const SSRCS_MAX: usize = 8;
 const JUMP_NS: i64 = 5 * SECOND;
 /// All packets have to be late by [`JUMP_NS`] for so long. What was held up by a network comes all at once.
 const LATE_NS: i64 = 500 * MS;
+/// Nothing is earlier than the earliest by this, once that is known.
+const EARLY_NS: i64 = 300 * MS;
+/// So many packets, over [`LATE_NS`], that all have a time from before are not retransmitted: the time has gone back.
+const BACK_PACKETS: u32 = 5;
 /// Reports and packets of an SSRC are not further apart in RTP time.
 const REPORT_AGE_MAX_NS: i64 = 60 * SECOND;
 /// After so long a line or an offset says nothing any more: at 200 ppm, 12 ms are off.

@@ -20,6 +20,11 @@ impl Offset {
         self.since.is_some()
     }
 
+    /// It was looked at for long enough to know how early a packet can be.
+    pub(super) fn is_settled(&self, at: i64) -> bool {
+        self.since.is_some_and(|since| at - since >= SETTLED_NS)
+    }
+
     pub(super) fn is_recent(&self, at: i64) -> bool {
         self.since.is_some() && at - self.updated < STALE_NS
     }

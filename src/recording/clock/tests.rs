@@ -63,6 +63,9 @@ const FINE: Weather = Weather {
     limits: (40.0, 100.0),
 };
 
+/// Until three reports agree: for 10 to 20 s of the microphone.
+const LEAP: (f64, f64) = (210.0, 210.0);
+
 #[derive(Debug, Clone, Copy)]
 enum What {
     Packet { time: u32, ssrc: u32, captured: f64, is_last: bool },
@@ -275,6 +278,10 @@ fn rows() {
         Weather { name: "clock set back by 300 ms", event: Event::ClockStep(-300.0), jitter_ms: 50, ..FINE },
         Weather { name: "RTP time leaps by an hour", event: Event::RtpJump(3.6e6), jitter_ms: 50, ..FINE },
         Weather { name: "RTP time leaps back by an hour", event: Event::RtpJump(-3.6e6), jitter_ms: 50, ..FINE },
+        Weather { name: "RTP time leaps by 2 s", event: Event::RtpJump(2_000.0), jitter_ms: 50, ..FINE },
+        Weather { name: "RTP time leaps back by 2 s", event: Event::RtpJump(-2_000.0), jitter_ms: 50, ..FINE },
+        Weather { name: "RTP time leaps by 200 ms", event: Event::RtpJump(200.0), limits: LEAP, ..FINE },
+        Weather { name: "RTP time leaps back by 200 ms", event: Event::RtpJump(-200.0), limits: LEAP, ..FINE },
         Weather { name: "another SSRC", event: Event::SsrcChange, jitter_ms: 50, ..FINE },
         Weather { name: "RTP time wraps", event: Event::RtpWrap, ..FINE },
         Weather { name: "longer way", event: Event::Delay(60.0), jitter_ms: 50, ..FINE },
