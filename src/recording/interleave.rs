@@ -4,7 +4,7 @@
 //! each that is expected to bring something has something waiting. A lane that brings nothing holds the others until their
 //! blocks are older than `hold`. What comes later than that is still written, after what is later than it.
 //!
-//! Bounds: [`BLOCKS_MAX`] blocks and [`OCTETS_MAX`] octets wait; beyond, the earliest leaves whatever it waited for. Whoever
+//! Bounds: `BLOCKS_MAX` blocks and `OCTETS_MAX` octets wait; beyond, the earliest leaves whatever it waited for. Whoever
 //! adds asks [`Interleaver::is_full`] before.
 
 use std::cmp::Reverse;

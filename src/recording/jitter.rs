@@ -3,7 +3,7 @@
 //! A machine per track. It goes by [`Packet::seq_no`], which is without holes but for what is missing. A hole is waited for
 //! [`WAIT`] from when it was noticed, and retransmissions fill it; then it is a loss. What comes twice or too late is dropped.
 //!
-//! Bounds: [`PACKETS_MAX`] numbers and [`OCTETS_MAX`] octets wait. When there would be more, the oldest hole is given up.
+//! Bounds: `PACKETS_MAX` numbers and `OCTETS_MAX` octets wait. When there would be more, the oldest hole is given up.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -200,7 +200,7 @@ pub const WAIT: Duration = Duration::from_millis(500);
 const PACKETS_MAX: usize = 2048;
 /// Octets that wait.
 const OCTETS_MAX: usize = 4 * 1024 * 1024;
-/// A number that is further away than this is not the consequence of loss. Not below [`PACKETS_MAX`].
+/// A number that is further away than this is not the consequence of loss. Not below `PACKETS_MAX`.
 const JUMP_MAX: u64 = 4096;
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! When a key frame is asked for: to begin with, after a loss, and so that a file can be sought in.
 //!
-//! A machine per video track. A wish is repeated until a key frame comes, after [`REPEATS`]; the shard throttles what all
+//! A machine per video track. A wish is repeated until a key frame comes, after `REPEATS`; the shard throttles what all
 //! subscribers of a track ask for together.
 
 use std::time::{Duration, Instant};

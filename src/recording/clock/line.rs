@@ -52,6 +52,11 @@ impl Line {
         !self.doubts.is_empty()
     }
 
+    #[cfg(test)]
+    pub(super) fn is_small(&self) -> bool {
+        self.points.len() <= POINTS_MAX && self.doubts.len() <= AGREE
+    }
+
     /// Time of the sender. There has to be a line.
     pub(super) fn at(&self, extended: i64) -> i64 {
         let Some(middle) = self.middle else { return 0 };
@@ -108,6 +113,8 @@ impl Line {
         });
         if !agrees {
             self.doubts.clear();
+        } else if self.doubts.len() >= AGREE {
+            self.doubts.remove(0);
         }
         self.doubts.push(point);
         self.doubtful += 1;

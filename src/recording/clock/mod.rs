@@ -7,12 +7,12 @@
 //!
 //! What a participant sends has one clock (the NTP time of its reports), and so one offset for all its tracks: how they
 //! relate to each other comes from reports alone, and no network changes it. An offset is the smallest that was seen of
-//! arrival minus sending, over a while: the packet that was under way for the shortest time. Participants relate to each other by that, as
-//! well as their least delays agree.
+//! arrival minus sending, over a while: of the packet that was under way for the shortest time. Participants relate to each
+//! other by that, as well as their least delays agree.
 //!
 //! Nothing is believed at once. A report that does not fit the others of its SSRC is put aside until three agree; then either the
 //! sender's clock was set (all its tracks go on as before), or RTP time has jumped, and arrivals say which. A correction is
-//! spread over time: a fifth of what elapses at most. RTP time that jumps by [`JUMP_NS`] against arrival begins anew.
+//! spread over time: a fifth of what elapses at most. RTP time that jumps by `JUMP_NS` against arrival begins anew.
 //!
 //! Times are nanoseconds since the beginning of the recording, pauses included, and may be before it. See RFC 3550 §6.4.1.
 

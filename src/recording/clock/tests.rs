@@ -303,3 +303,26 @@ fn long_drift() {
     assert!((195..=205).contains(&measured.drift_ppm[0]), "{:?}", measured.drift_ppm);
     assert!((-105..=-95).contains(&measured.drift_ppm[1]), "{:?}", measured.drift_ppm);
 }
+
+/// One SSRC whose reports are of another clock than those of all others: they are not believed, and nothing grows.
+#[test]
+fn a_foreign_clock_is_kept_out() {
+    let origin = Instant::now();
+    let mut clock = Clock::new(origin);
+    let user = UserId::new("ada").expect("a name");
+    let mut tracks = [clock.add(&user), clock.add(&user)];
+    for n in 0..60_000u64 {
+        let (ms, track) = (n * 20, n as usize % 2);
+        let (time, arrival) = ((ms * 48) as u32, origin + Duration::from_millis(ms));
+        let of = &mut tracks[track];
+        clock.handle_packet(of, 1, time, 48_000, arrival);
+        if n % 100 < 2 {
+            let ntp = UNIX_EPOCH + Duration::from_millis(1_700_000_000_000 + ms + 3_600_000 * track as u64);
+            clock.handle_report(of, &Report { track: 1, ssrc: 1, ntp, time, clock_rate: 48_000, arrival });
+        }
+        let placed = clock.place(of, 1, time, 48_000, arrival);
+        assert!((placed - ms as i64 * MS).abs() <= MS, "track {track} at {ms}: {placed}");
+    }
+    assert!(tracks[0].ssrcs[0].is_lined(1_200 * SECOND, 0) && !tracks[1].ssrcs[0].is_lined(1_200 * SECOND, 0));
+    assert!(tracks[1].ssrcs[0].line.is_small());
+}
