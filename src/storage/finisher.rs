@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::finish::Error;
 use super::journal::Journal;
+use super::live::Room;
 use super::recorder::Shared;
 use super::repair::{self, Outcome, Report, Work};
 use crate::base::WorkerId;
@@ -103,15 +104,13 @@ fn finish(shared: &Shared, job: Job) -> Option<Entry> {
         }
     };
     let entry = &job.entry;
+    let mut progress = |_: &_, part: f32| tell(entry, part);
+    let room = Room::default();
+    let mut work = Work { begins: &mut |_| {}, progress: &mut progress, cancel: &shared.cancel, room: &room };
     let done = match job.journal {
-        Some(journal) => {
-            let mut progress = |part: f32| tell(entry, part);
-            repair::complete(&job.directory, journal, job.is_whole, !job.is_whole, &mut progress, &shared.cancel)
-        }
+        Some(journal) => repair::complete(&job.directory, journal, job.is_whole, !job.is_whole, &mut work),
         None => {
-            let mut progress = |_: &_, part: f32| tell(entry, part);
-            let mut work = Work { begins: &mut |_| {}, progress: &mut progress, cancel: &shared.cancel };
-            let report = repair::repair(&shared.config.directory, &entry.directory, &mut work);
+            let report = unlocked(shared, entry, &mut work);
             return match (report.outcome, report.entry) {
                 (Outcome::Cancelled, _) => None,
                 (_, Some(entry)) => Some(entry),
@@ -130,6 +129,19 @@ fn finish(shared: &Shared, job: Job) -> Option<Entry> {
     }
 }
 
+/// Who syncs the manifest has it for a moment longer than who broke.
+fn unlocked(shared: &Shared, entry: &Entry, work: &mut Work<'_>) -> Report {
+    let mut tries = UNLOCK_TRIES;
+    loop {
+        let report = repair::repair(&shared.config.directory, &entry.directory, work);
+        tries -= 1;
+        if report.outcome != Outcome::InUse || tries == 0 {
+            return report;
+        }
+        std::thread::sleep(RETRY);
+    }
+}
+
 fn failed(entry: Entry, error: String) -> Entry {
     Entry { status: Status::Failed, error: Some(error), ..entry }
 }
@@ -141,7 +153,8 @@ fn look_at(shared: &Shared, directory: PathBuf) {
         shared.outbox.save(entry);
     };
     let mut progress = |recording: &_, part: f32| shared.outbox.progress(recording, 0, 0, part);
-    let mut work = Work { begins: &mut begins, progress: &mut progress, cancel: &shared.cancel };
+    let room = Room::default();
+    let mut work = Work { begins: &mut begins, progress: &mut progress, cancel: &shared.cancel, room: &room };
     let root = &shared.config.directory;
     let report = catch_unwind(AssertUnwindSafe(|| repair::repair(root, &directory, &mut work)));
     let Ok(Report { outcome, entry, .. }) = report else {
@@ -168,6 +181,8 @@ fn look_at(shared: &Shared, directory: PathBuf) {
 const RETRY: Duration = Duration::from_millis(100);
 /// Nothing is to be done; a look at whether somebody else left something for the database.
 const IDLE: Duration = Duration::from_secs(1);
+/// Ten seconds, which a disk may take to sync.
+const UNLOCK_TRIES: usize = 100;
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 /// The database is given so long to take what was found, before the next is looked at.
 const FOUND_WITHIN: Duration = Duration::from_secs(10);

@@ -288,8 +288,8 @@ pub fn from_unix_ms(ms: u64) -> SystemTime {
 
 /// At most so many octets of a text, whole characters.
 pub fn cut(text: &str, length_max: usize) -> &str {
-    let fits = |end: &usize| text.is_char_boundary(*end);
-    &text[..(0..=length_max.min(text.len())).rev().find(fits).unwrap_or(0)]
+    let end = (0..=length_max.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    &text[..end.unwrap_or(0)]
 }
 
 impl Line {

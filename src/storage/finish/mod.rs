@@ -11,9 +11,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::disk;
 use super::journal::Journal;
-use super::live::{into_io, uid};
+use super::live::{self, Room, into_io, uid};
 use super::parts::{Lane, Part, parts};
 use super::poster::Poster;
+use super::repair::Work;
 use super::source::Hashing;
 use crate::recording::library::{Entry, FileEntry, FileKind, MediaSummary, Status, TrackSummary};
 use crate::recording::manifest::{Extent, Finished, Line, NS_PER_MS, State, Track};
@@ -22,17 +23,14 @@ use crate::recording::{names, speakers};
 use crate::webm::{self, Event, Reader, Writer};
 
 /// A recording whose file of the whole call is complete.
-pub struct Finish<'a> {
+pub struct Finish<'a, 'w> {
     pub directory: &'a Path,
     pub journal: &'a mut Journal,
     /// Of the file of the whole call, in order of the tracks.
     pub extents: &'a [Extent],
     pub duration_ms: u64,
     pub recovered: bool,
-    /// Told from 0 to 1.
-    pub progress: &'a mut dyn FnMut(f32),
-    /// When it is set, the rest is left to the next start.
-    pub cancel: &'a AtomicBool,
+    pub work: &'a mut Work<'w>,
 }
 
 /// Why a recording is not finished.
@@ -75,7 +73,7 @@ pub const NOTHING_LEFT: &str = "nothing of what was received has reached the dis
 ///
 /// When the disk has no room for files of participants, the recording is completed without them, and says so; another try
 /// makes them.
-pub fn finish(mut work: Finish<'_>) -> Result<Entry, Error> {
+pub fn finish(mut work: Finish<'_, '_>) -> Result<Entry, Error> {
     let mut entry = metadata::entry(work.journal.state()).ok_or(Error::Manifest)?;
     disk::remove_temporaries(work.directory)?;
     entry.recovered = work.recovered;
@@ -105,7 +103,7 @@ pub fn finish(mut work: Finish<'_>) -> Result<Entry, Error> {
 }
 
 /// The call's file is read, those of participants are written. Whether there was no room for those.
-fn media(work: &mut Finish<'_>, entry: &mut Entry, tracks: &[TrackSummary]) -> Result<bool, Error> {
+fn media(work: &mut Finish<'_, '_>, entry: &mut Entry, tracks: &[TrackSummary]) -> Result<bool, Error> {
     let call =
         call_file(work.directory, work.journal.state()).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
     let name = call.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
@@ -116,9 +114,10 @@ fn media(work: &mut Finish<'_>, entry: &mut Entry, tracks: &[TrackSummary]) -> R
     let batches = parts.chunks(OUTPUTS_MAX);
     let count = batches.len().max(1);
     for (index, batch) in batches.enumerate() {
-        let (progress, cancel) = (&mut *work.progress, work.cancel);
-        let mut tell = |part: f32| progress((index as f32 + part) / count as f32);
-        let mut pass = Pass { directory: work.directory, state: &state, call: &call, progress: &mut tell, cancel };
+        let Work { progress, cancel, room, .. } = &mut *work.work;
+        let mut tell = |part: f32| progress(&entry.recording, (index as f32 + part) / count as f32);
+        let mut pass =
+            Pass { directory: work.directory, state: &state, call: &call, progress: &mut tell, cancel, room };
         match pass.run(batch, work.extents, index == 0, &mut made) {
             Ok(()) => {}
             Err(Error::Io(error)) if disk::is_full(&error) => is_full = true,
@@ -131,7 +130,7 @@ fn media(work: &mut Finish<'_>, entry: &mut Entry, tracks: &[TrackSummary]) -> R
     }
     let (size, sha256) = match made.call.take() {
         Some(call) => call,
-        None => hash(&call, work.cancel)?,
+        None => hash(&call, work.work.cancel)?,
     };
     let is_webm = name == names::call(true);
     let media = MediaSummary { duration_ms: work.duration_ms, tracks: tracks.to_vec() };
@@ -150,8 +149,8 @@ fn media(work: &mut Finish<'_>, entry: &mut Entry, tracks: &[TrackSummary]) -> R
 }
 
 /// The manifest says that all is there, then `metadata.json` does.
-fn close(work: Finish<'_>, entry: &mut Entry, incomplete: bool, tracks: &[TrackSummary]) -> Result<(), Error> {
-    if work.cancel.load(Ordering::Relaxed) {
+fn close(work: Finish<'_, '_>, entry: &mut Entry, incomplete: bool, tracks: &[TrackSummary]) -> Result<(), Error> {
+    if work.work.cancel.load(Ordering::Relaxed) {
         return Err(Error::Cancelled);
     }
     let finished = (Finished { recovered: entry.recovered }, entry.files.clone());
@@ -162,7 +161,7 @@ fn close(work: Finish<'_>, entry: &mut Entry, incomplete: bool, tracks: &[TrackS
         work.journal.write(&Line::Finished(finished.0))?;
         work.journal.sync()?;
     }
-    let (size, sha256) = hash(&work.directory.join(names::MANIFEST), work.cancel)?;
+    let (size, sha256) = hash(&work.directory.join(names::MANIFEST), work.work.cancel)?;
     entry.files.push(metadata::file(names::MANIFEST, FileKind::Manifest, size, sha256));
     let bytes = metadata::encode(&Metadata::of(entry, incomplete), work.journal.state(), tracks);
     entry.files.push(small(work.directory, names::METADATA, FileKind::Metadata, &bytes)?);
@@ -222,15 +221,17 @@ struct Pass<'a> {
     directory: &'a Path,
     state: &'a State,
     call: &'a Path,
+    /// Told from 0 to 1.
     progress: &'a mut dyn FnMut(f32),
     cancel: &'a AtomicBool,
+    room: &'a Room,
 }
 
 impl Pass<'_> {
     fn run(&mut self, parts: &[Part], extents: &[Extent], is_first: bool, made: &mut Made) -> Result<(), Error> {
         let mut outputs: Vec<Output> = Vec::with_capacity(parts.len());
         for part in parts {
-            outputs.push(Output::create(self.directory, self.state, part)?);
+            outputs.push(Output::create(self.directory, self.state, part, self.room)?);
         }
         self.copy(parts, &mut outputs, is_first, made)?;
         let total: u64 = outputs.iter().map(|output| output.writer.muxer().position()).sum();
@@ -330,12 +331,12 @@ struct Route {
 
 /// A participant's file while it is written.
 struct Output {
-    writer: Writer<File>,
+    writer: Writer<live::Output>,
     path: PathBuf,
 }
 
 impl Output {
-    fn create(directory: &Path, state: &State, part: &Part) -> Result<Output, Error> {
+    fn create(directory: &Path, state: &State, part: &Part, room: &Room) -> Result<Output, Error> {
         let recording = state.begin.as_ref().map_or("", |begin| &begin.recording);
         let name = state.display_name(&part.user);
         let mut info = state.info();
@@ -353,7 +354,7 @@ impl Output {
         let config = webm::Config { head_size: head_size(part), info, cues_in_head: true, ..webm::Config::default() };
         let path = disk::temporary(directory, &part.name);
         let file = File::options().read(true).write(true).create(true).truncate(true).open(&path)?;
-        let mut writer = Writer::new(config, tracks, file)?;
+        let mut writer = Writer::new(config, tracks, live::Output::new(file, room.clone()))?;
         writer.muxer_mut().set_tags(tags);
         Ok(Output { writer, path })
     }
@@ -362,7 +363,7 @@ impl Output {
     fn finish(mut self) -> Result<u64, Error> {
         let length = self.writer.finish()?;
         let duration_ms = self.writer.muxer().duration_ns() / NS_PER_MS;
-        let file = self.writer.into_inner();
+        let file = self.writer.get_ref().file();
         file.set_len(length)?;
         file.sync_all()?;
         Ok(duration_ms)

@@ -36,9 +36,10 @@ fn complete(script: Script) -> (PathBuf, Entry) {
     let ended = script.end();
     ended.completed.expect("room");
     let mut told = Vec::new();
-    let mut progress = |part: f32| told.push(part);
-    let cancel = AtomicBool::new(false);
-    let entry = repair::complete(&directory, ended.journal, true, false, &mut progress, &cancel).expect("room");
+    let mut progress = |_: &_, part: f32| told.push(part);
+    let (cancel, room) = (AtomicBool::new(false), Room::default());
+    let mut work = Work { begins: &mut |_| {}, progress: &mut progress, cancel: &cancel, room: &room };
+    let entry = repair::complete(&directory, ended.journal, true, false, &mut work).expect("room");
     assert!(told.iter().all(|part| (0.0..=1.0).contains(part)) && told.is_sorted(), "{told:?}");
     (directory, entry)
 }
@@ -169,7 +170,6 @@ fn who_stops_in_between_makes_the_same_later() {
     let scratch = Scratch::new("finish-steps");
     let (directory, entry) = complete(call(scratch.path()));
     let expected = hashes(&directory);
-    let below = Path::new("call").join(entry.recording.as_str());
     let manifest = fs::read(directory.join(names::MANIFEST)).expect("a file");
     let lines: Vec<&[u8]> = manifest.split_inclusive(|byte| *byte == b'\n').collect();
     let ends_at = lines.iter().position(|line| line.starts_with(b"{\"type\":\"file\"")).expect("files are listed");
@@ -188,9 +188,7 @@ fn who_stops_in_between_makes_the_same_later() {
             }
             fs::write(directory.join("half.webm.tmp"), b"half").expect("room");
             fs::write(directory.join(names::MANIFEST), lines[..lines_kept].concat()).expect("room");
-            let cancel = AtomicBool::new(false);
-            let mut work = repair::Work { begins: &mut |_| {}, progress: &mut |_, _| {}, cancel: &cancel };
-            let report = repair::repair(scratch.path(), &below, &mut work);
+            let report = repair::repair_all(scratch.path(), |_| {}).expect("a directory").remove(0);
             assert_eq!(report.outcome, repair::Outcome::Repaired);
             let mut found = hashes(&directory);
             let mut wanted = expected.clone();
@@ -214,12 +212,36 @@ fn a_step_that_is_cancelled_leaves_no_metadata() {
     let script = call(scratch.path());
     let directory = script.directory();
     let ended = script.end();
-    let cancel = AtomicBool::new(true);
-    let done = repair::complete(&directory, ended.journal, true, false, &mut |_| {}, &cancel);
+    let (cancel, room) = (AtomicBool::new(true), Room::default());
+    let mut work = Work { begins: &mut |_| {}, progress: &mut |_, _| {}, cancel: &cancel, room: &room };
+    let done = repair::complete(&directory, ended.journal, true, false, &mut work);
     assert!(matches!(done, Err(Error::Cancelled)));
     assert!(!directory.join(names::METADATA).exists());
     let reports = repair::repair_all(scratch.path(), |_| {}).expect("a directory");
     assert_eq!(reports[0].outcome, repair::Outcome::Repaired);
     assert!(directory.join("ann-1.webm").exists());
     assert_eq!(Content::read(&directory.join("ann-1.webm")).info.expect("some").duration_ns, Some(3000 * MS));
+}
+
+#[test]
+fn without_room_for_more_the_call_is_complete() {
+    let scratch = Scratch::new("finish-full");
+    let script = call(scratch.path());
+    let directory = script.directory();
+    let ended = script.end();
+    // Enough for the first heads.
+    let room = Room { left: Some(std::sync::Arc::new(20_000.into())) };
+    let cancel = AtomicBool::new(false);
+    let mut work = Work { begins: &mut |_| {}, progress: &mut |_, _| {}, cancel: &cancel, room: &room };
+    let entry = repair::complete(&directory, ended.journal, true, false, &mut work).expect("room");
+    assert!(entry.status == Status::Completed && entry.error.is_some());
+    let names: Vec<&str> = entry.files.iter().map(|file| file.name.as_str()).collect();
+    assert_eq!(names, ["recording.mkv", "speakers.vtt", "manifest.jsonl", "metadata.json"]);
+    assert_eq!(hashes(&directory).into_keys().collect::<Vec<_>>().len(), names.len());
+    assert_eq!(hashes(&directory)["recording.mkv"], entry.files[0].sha256);
+    // The next start has another try, and it has not crashed.
+    let report = repair::repair_all(scratch.path(), |_| {}).expect("a directory").remove(0);
+    let entry = report.entry.expect("an entry");
+    assert!(report.outcome == repair::Outcome::Repaired && !entry.recovered && entry.error.is_none());
+    assert_eq!(entry.files.len(), 9);
 }

@@ -75,19 +75,20 @@ impl Live {
     /// Makes directory and files. Errors are those of the disk, or that the recording is there already.
     pub fn create(root: &Path, begin: &Begin, room: Room) -> io::Result<Live> {
         let directory = disk::create_dir(root, &names::directory(&begin.room, &begin.recording))?;
-        let made = Live::create_in(&directory, begin, room);
-        if made.is_err() {
-            // What is not empty stays.
+        // Whoever made it first has it; what it holds is not ours.
+        let journal = Journal::create(&directory, begin_line(begin))?;
+        Live::create_in(&directory, begin, journal, room).inspect_err(|_| {
+            for name in [names::call(true).as_str(), names::MANIFEST] {
+                let _ = fs::remove_file(directory.join(name));
+            }
             let _ = fs::remove_dir(&directory);
-        }
-        made
+        })
     }
 
-    fn create_in(directory: &Path, begin: &Begin, room: Room) -> io::Result<Live> {
-        let journal = Journal::create(directory, begin_line(begin))?;
+    fn create_in(directory: &Path, begin: &Begin, journal: Journal, room: Room) -> io::Result<Live> {
         let file = File::options().read(true).write(true).create_new(true).open(directory.join(names::call(true)))?;
         let config = webm::Config { head_size: HEAD_SIZE, info: journal.state().info(), ..webm::Config::default() };
-        let writer = Writer::new(config, [], Output { file: Arc::new(file), room }).map_err(into_io)?;
+        let writer = Writer::new(config, [], Output::new(file, room)).map_err(into_io)?;
         let ballast = Some(Ballast::create(directory)?);
         disk::sync_dir(directory);
         Ok(Live {
@@ -195,7 +196,8 @@ impl Live {
 
     /// The manifest has it first: without it a repair would not know whose the blocks are.
     fn add_track(&mut self, block: &Block, description: &Description) -> Result<(), Failure> {
-        if self.journal.state().track(block.number).is_some() {
+        let state = self.journal.state();
+        if state.track(block.number).is_some() || state.tracks.len() >= webm::muxer::TRACKS_MAX {
             return Ok(());
         }
         let line = self.track(block, description);
@@ -281,9 +283,10 @@ impl Live {
         Ended { journal: self.journal, duration_ms, completed: completed.and(written) }
     }
 
-    /// Numbers of all tracks of the call so far.
+    /// Numbers of the tracks of the call that are there.
     pub fn sources(&self) -> Vec<u32> {
-        self.journal.state().sources.iter().map(|origin| origin.source.number).collect()
+        let there = self.journal.state().sources.iter().filter(|origin| origin.ended_ms.is_none());
+        there.map(|origin| origin.source.number).collect()
     }
 
     pub fn directory(&self) -> &Path {
@@ -370,11 +373,21 @@ pub fn into_io(error: webm::Error) -> io::Error {
     }
 }
 
-/// The file of the whole call, of which somebody else may have a hand on as well, to sync it.
+/// A file that is written, on which somebody else may have a hand as well, to sync it.
 #[derive(Debug)]
 pub struct Output {
     file: Arc<File>,
     room: Room,
+}
+
+impl Output {
+    pub fn new(file: File, room: Room) -> Output {
+        Output { file: Arc::new(file), room }
+    }
+
+    pub fn file(&self) -> &Arc<File> {
+        &self.file
+    }
 }
 
 impl Write for Output {

@@ -112,6 +112,10 @@ fn a_recording_is_made_once() {
     let again = Live::create(scratch.path(), &begin(1), Room::default());
     assert_eq!(again.expect_err("it is there").kind(), io::ErrorKind::AlreadyExists);
     assert!(Live::create(scratch.path(), &begin(2), Room::default()).is_ok());
+    // What could not be made whole leaves nothing behind.
+    let room = Room { left: Some(Arc::new(AtomicUsize::new(1000))) };
+    assert_eq!(Live::create(scratch.path(), &begin(4), room).expect_err("no room").kind(), io::ErrorKind::StorageFull);
+    assert!(!scratch.path().join("call").join(begin(4).recording.as_str()).exists());
     // Where nothing can be made.
     let file = scratch.path().join("file");
     fs::write(&file, b"").expect("room");

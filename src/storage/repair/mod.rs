@@ -12,6 +12,7 @@ use std::sync::atomic::AtomicBool;
 use super::disk;
 use super::finish::{Error, Finish, call_file, finish};
 use super::journal::{Journal, OpenError};
+use super::live::Room;
 use crate::base::{RecordingId, RoomId};
 use crate::recording::library::{Entry, Status};
 use crate::recording::manifest::{self, Extent, Line, ms};
@@ -51,6 +52,7 @@ pub struct Work<'a> {
     /// From 0 to 1.
     pub progress: &'a mut dyn FnMut(&RecordingId, f32),
     pub cancel: &'a AtomicBool,
+    pub room: &'a Room,
 }
 
 /// Repairs whatever is below a root. `on_report` hears of each as it is done.
@@ -60,7 +62,8 @@ pub fn repair_all(root: &Path, mut on_report: impl FnMut(&Report)) -> io::Result
     let cancel = AtomicBool::new(false);
     let mut reports = Vec::new();
     for directory in directories(root)? {
-        let mut work = Work { begins: &mut |_| {}, progress: &mut |_, _| {}, cancel: &cancel };
+        let room = Room::default();
+        let mut work = Work { begins: &mut |_| {}, progress: &mut |_, _| {}, cancel: &cancel, room: &room };
         let report = repair(root, &directory, &mut work);
         on_report(&report);
         reports.push(report);
@@ -122,11 +125,9 @@ pub fn repair(root: &Path, directory: &Path, work: &mut Work<'_>) -> Report {
         return Report { directory, outcome, entry: None };
     };
     (work.begins)(&entry);
-    let recording = entry.recording.clone();
-    let mut progress = |part: f32| (work.progress)(&recording, part);
     // What was only incomplete has not crashed.
     let is_recovered = was_recovered.unwrap_or(true);
-    match complete(&root.join(&directory), journal, false, is_recovered, &mut progress, work.cancel) {
+    match complete(&root.join(&directory), journal, false, is_recovered, work) {
         Ok(entry) => Report { directory, outcome: Outcome::Repaired, entry: Some(entry) },
         Err(Error::Cancelled) => Report { directory, outcome: Outcome::Cancelled, entry: Some(entry) },
         Err(error) => {
@@ -143,8 +144,7 @@ pub fn complete(
     mut journal: Journal,
     is_whole: bool,
     recovered: bool,
-    progress: &mut dyn FnMut(f32),
-    cancel: &AtomicBool,
+    work: &mut Work<'_>,
 ) -> Result<Entry, Error> {
     let (extents, duration_ms) = match (is_whole, &journal.state().end) {
         (true, Some(end)) => {
@@ -158,7 +158,7 @@ pub fn complete(
     };
     let before = journal.state().finished.as_ref().is_some_and(|(finished, _)| finished.recovered);
     let recovered = recovered || before;
-    finish(Finish { directory, journal: &mut journal, extents: &extents, duration_ms, recovered, progress, cancel })
+    finish(Finish { directory, journal: &mut journal, extents: &extents, duration_ms, recovered, work })
 }
 
 /// What `metadata.json` says, and whether something is still to be made.
