@@ -245,3 +245,56 @@ fn without_room_for_more_the_call_is_complete() {
     assert!(report.outcome == repair::Outcome::Repaired && !entry.recovered && entry.error.is_none());
     assert_eq!(entry.files.len(), 9);
 }
+
+/// How long the end takes: head and cues below 3 s, everything else below a minute.
+#[test]
+#[ignore = "writes 5 GiB"]
+fn an_hour_of_four_people() {
+    use crate::recording::{Block, Payload};
+    let scratch = Scratch::new("finish-hour");
+    let mut script = Script::new(scratch.path(), 1);
+    let key: std::sync::Arc<[u8]> = vec![0x10; 1200].into();
+    let payload = |packets: usize, last: usize| {
+        let mut payload = Payload::default();
+        (0..packets).for_each(|_| payload.push(&key, 0..1200));
+        payload.push(&key, 0..last);
+        payload
+    };
+    let (picture, voice) = (payload(5, 250), payload(0, 80));
+    let started = std::time::Instant::now();
+    let ticks = 3600 * 50;
+    for person in 0..4u32 {
+        let name = format!("user{person}");
+        script.source(0, person * 2 + 1, &name, "camera");
+        script.source(0, person * 2 + 2, &name, "microphone");
+    }
+    for tick in 0..ticks {
+        let at_ms = tick * 20;
+        for person in 0..4 {
+            let begins = |description: fn() -> crate::recording::Description| (tick == 0).then(description);
+            let block = |number, is_keyframe, payload: &Payload| Block {
+                payload: payload.clone(),
+                ..super::super::tests::block(number, number, at_ms, is_keyframe)
+            };
+            // 30 pictures a second, a key frame every ten.
+            if tick * 3 / 5 != (tick + 1) * 3 / 5 || tick == 0 {
+                let video = block(person * 2 + 1, tick % 500 == 0, &picture);
+                script.live.write(&Block { begins: begins(vp8), ..video }).expect("room");
+            }
+            let sound_block = block(person * 2 + 2, true, &voice);
+            script.live.write(&Block { begins: begins(sound), ..sound_block }).expect("room");
+        }
+    }
+    let (written, size) = (started.elapsed(), script.live.size());
+    let (directory, started) = (script.directory(), std::time::Instant::now());
+    let ended = script.end();
+    let stopped = started.elapsed();
+    let (cancel, room) = (AtomicBool::new(false), Room::default());
+    let mut work = Work { begins: &mut |_| {}, progress: &mut |_, _| {}, cancel: &cancel, room: &room };
+    let started = std::time::Instant::now();
+    let entry = repair::complete(&directory, ended.journal, true, false, &mut work).expect("room");
+    let finished = started.elapsed();
+    println!("{size} octets written in {written:?}, stopped in {stopped:?}, finished in {finished:?}");
+    assert_eq!(entry.files.iter().filter(|file| file.kind == FileKind::Participant).count(), 4);
+    assert!(stopped.as_secs() < 3 && finished.as_secs() < 60);
+}
