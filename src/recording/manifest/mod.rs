@@ -606,7 +606,7 @@ impl State {
         self.tracks.iter().map(|track| track.tag(track.uid)).collect()
     }
 
-    /// Who came, and what was shown. Those who were there at the beginning are not worth a chapter.
+    /// Who came, and what was shown; what happened at once is one. Those who were there at the beginning are not worth a chapter.
     pub fn chapters(&self) -> Vec<Chapter> {
         let came = |presence: &&Presence| presence.joined_ms >= BEGINNING_MS;
         let joins = self.presences.iter().filter(came).map(|presence| {
@@ -619,6 +619,14 @@ impl State {
         });
         let mut places: Vec<(u64, String)> = joins.chain(screens).take(CHAPTERS_MAX).collect();
         places.sort_by_key(|(at_ms, _)| *at_ms);
+        // FFmpeg shows one chapter of a moment only.
+        places.dedup_by(|next, one| {
+            let is_same = next.0 == one.0;
+            if is_same {
+                one.1 = format!("{}, {}", one.1, next.1);
+            }
+            is_same
+        });
         let chapter = |(uid, (at_ms, title)): (u64, (u64, String))| Chapter {
             uid,
             start_ns: at_ms.saturating_mul(NS_PER_MS),

@@ -18,6 +18,7 @@ fn a_call_with_all_that_is_said_about_it() {
     script.blocks(7, 1, vp8(), 0, 2000);
     script.blocks(8, 2, sound(), 0, 2000);
     script.join(2000, "bob");
+    script.join(2000, "carl");
     script.source(2500, 9, "bob", "screen");
     let larger = Block { begins: Some(vp8()), size: Some((640, 100)), ..block(9, 3, 2500, true) };
     script.live.write(&larger).expect("room");
@@ -39,7 +40,7 @@ fn a_call_with_all_that_is_said_about_it() {
     assert_eq!((content.tags[2].track_uid, &content.tags[2].values[..]), (Some(content.tracks[2].uid), &values[..]));
     let chapters: Vec<(u64, &str)> =
         content.chapters.iter().map(|chapter| (chapter.start_ns / MS, &chapter.title[..])).collect();
-    assert_eq!(chapters, [(2000, "The bob joins"), (2500, "The bob shares the screen")]);
+    assert_eq!(chapters, [(2000, "The bob joins, The carl joins"), (2500, "The bob shares the screen")]);
     assert_eq!(content.blocks.len(), 151);
     assert!(content.cues >= 6 && content.damages == 0);
     let info = content.info.expect("it says so");
