@@ -325,7 +325,7 @@ export interface CallEventMap {
   "recording-resumed": CustomEvent<{ recordingId: string; status: "recording" }>;
   /** `reason`: `requested`, `call-ended`, `server-stopped`, `limit`, `disk-full`, `write-failed`; null: not known. */
   "recording-stopped": CustomEvent<{ recordingId: string; reason: string | null }>;
-  /** For those who may record: all files are there (`completed`), or never will be (`failed`). */
+  /** All files are there (`completed`), or never will be (`failed`). */
   "recording-completed": CustomEvent<{
     recordingId: string;
     status: "completed" | "failed";

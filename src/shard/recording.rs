@@ -22,7 +22,6 @@ use str0m::rtp::rtcp::SenderInfo;
 
 use super::whip::Asker;
 use super::{Output, Shard};
-use crate::auth::Role;
 use crate::base::{ParticipantKey, RecordingId, RoomId, TrackId, UserId, rfc3339};
 use crate::http::question::{Control, Controlled, Reply};
 use crate::recording::command::{Command, Start};
@@ -354,6 +353,8 @@ impl Shard {
                 state.sfu.set_target(now, slot, target, 0, &mut self.forwards);
             }
             self.serve_sfu(now, index);
+            // Whoever asks next for its status is to read this one.
+            self.feed(now, index);
         }
         let data = RecordingState { recording_id: recording.as_str(), status: status.as_str() };
         let word = if is_pause { "recording-paused" } else { "recording-resumed" };
@@ -598,7 +599,6 @@ impl Shard {
         self.tell_others(index, asked.map(|(key, _)| key), text);
     }
 
-    /// For those who may see recordings; the others have no use for it.
     fn tell_completed(
         &mut self,
         index: usize,
@@ -610,11 +610,7 @@ impl Shard {
         let state = &self.rooms[index];
         let data = RecordingCompleted { recording_id: recording.as_str(), status: status.as_str(), duration_ms, error };
         let text = message::encode("recording-completed", Some(&state.id), Some("sfu"), None, data);
-        let may_see = state.room.participants().filter(|(_, p)| p.permissions.record || p.role >= Role::Moderator);
-        let keys: Vec<ParticipantKey> = may_see.map(|(key, _)| key).collect();
-        for key in keys {
-            self.send_to(key, text.clone());
-        }
+        self.tell_others(index, None, text);
     }
 }
 

@@ -105,8 +105,13 @@ fn finish(shared: &Shared, job: Job) -> Option<Entry> {
     };
     let entry = &job.entry;
     let mut progress = |_: &_, part: f32| tell(entry, part);
-    let room = Room::default();
-    let mut work = Work { begins: &mut |_| {}, progress: &mut progress, cancel: &shared.cancel, room: &room };
+    let mut work = Work {
+        begins: &mut |_| {},
+        progress: &mut progress,
+        cancel: &shared.cancel,
+        may_take: &|octets| may_take(shared, octets),
+        room: &Room::default(),
+    };
     let done = match job.journal {
         Some(journal) => repair::complete(&job.directory, journal, job.is_whole, !job.is_whole, &mut work),
         None => {
@@ -127,6 +132,12 @@ fn finish(shared: &Shared, job: Job) -> Option<Entry> {
             Some(failed(job.entry, error.to_string()))
         }
     }
+}
+
+/// With that gone, what is recorded meanwhile still has what it needs. A disk that cannot be asked says no by itself.
+fn may_take(shared: &Shared, octets: u64) -> bool {
+    let needed = octets.saturating_add(shared.config.free_floor());
+    shared.config.free().map_or(true, |free| free >= needed)
 }
 
 /// Who syncs the manifest has it for a moment longer than who broke.
@@ -153,8 +164,13 @@ fn look_at(shared: &Shared, directory: PathBuf) {
         shared.outbox.save(entry);
     };
     let mut progress = |recording: &_, part: f32| shared.outbox.progress(recording, 0, 0, part);
-    let room = Room::default();
-    let mut work = Work { begins: &mut begins, progress: &mut progress, cancel: &shared.cancel, room: &room };
+    let mut work = Work {
+        begins: &mut begins,
+        progress: &mut progress,
+        cancel: &shared.cancel,
+        may_take: &|octets| may_take(shared, octets),
+        room: &Room::default(),
+    };
     let root = &shared.config.directory;
     let report = catch_unwind(AssertUnwindSafe(|| repair::repair(root, &directory, &mut work)));
     let Ok(Report { outcome, entry, .. }) = report else {

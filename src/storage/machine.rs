@@ -20,10 +20,10 @@ pub trait Machine: Send + 'static {
 }
 
 macro_rules! machine {
-    ($recorder:ty, $config:expr) => {
+    ($recorder:ty) => {
         impl Machine for $recorder {
             fn begin(now: Instant) -> Self {
-                <$recorder>::new(now, $config)
+                <$recorder>::new(now, Default::default())
             }
             fn handle_item(&mut self, now: Instant, item: &Item) {
                 self.handle_item(now, item);
@@ -56,9 +56,9 @@ macro_rules! machine {
     };
 }
 
-machine!(crate::recording::Recorder, crate::recording::recorder::Config::default());
+machine!(crate::recording::Recorder);
 #[cfg(test)]
-machine!(super::standin::Recorder, super::standin::Config);
+machine!(super::standin::Recorder);
 
 /// The one that records calls.
 pub type Recorder = crate::recording::Recorder;

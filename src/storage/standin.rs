@@ -9,6 +9,7 @@ use crate::recording::feed::{Item, Packet};
 use crate::recording::{Block, Description, Note, Payload, Quality};
 use crate::webm::{self, Audio, Media, Video, opus};
 
+#[derive(Default)]
 pub struct Config;
 
 /// Timestamps are those of arrival. VP8 comes without its descriptor; of H.264 the first octet stands for parameter sets: when

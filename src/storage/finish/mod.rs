@@ -110,10 +110,15 @@ fn media(work: &mut Finish<'_, '_>, entry: &mut Entry, tracks: &[TrackSummary]) 
     let state = work.journal.state().clone();
     let parts = parts(&state, work.extents);
     let mut made = Made::default();
-    let mut is_full = false;
+    // As much again as there is, and what stands around it.
+    let octets: u64 = work.extents.iter().map(|extent| extent.octets + extent.blocks * BLOCK_HEAD_SIZE).sum();
+    let mut is_full = !(work.work.may_take)(octets);
     let batches = parts.chunks(OUTPUTS_MAX);
     let count = batches.len().max(1);
     for (index, batch) in batches.enumerate() {
+        if is_full {
+            break;
+        }
         let Work { progress, cancel, room, .. } = &mut *work.work;
         let mut tell = |part: f32| progress(&entry.recording, (index as f32 + part) / count as f32);
         let mut pass =
@@ -125,7 +130,6 @@ fn media(work: &mut Finish<'_, '_>, entry: &mut Entry, tracks: &[TrackSummary]) 
         }
         if is_full {
             disk::remove_temporaries(work.directory)?;
-            break;
         }
     }
     let (size, sha256) = match made.call.take() {
@@ -393,6 +397,8 @@ fn head_size(part: &Part) -> u32 {
     (HEAD_SIZE_MIN + cues.saturating_mul(CUE_SIZE)).min(HEAD_SIZE_MAX) as u32
 }
 
+/// Octets of a block beside its payload, with its part of cues and Clusters; a few more than it is.
+const BLOCK_HEAD_SIZE: u64 = 12;
 /// Files that are open at once: a system lets a process have a thousand, and sockets are wanted as well.
 const OUTPUTS_MAX: usize = 256;
 /// Blocks between two looks at whether to go on.

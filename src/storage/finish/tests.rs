@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::super::live::Ended;
 use super::super::repair;
 use super::super::tests::{Content, MS, Scratch, Script, h264, hashes, sound, vp8};
 use super::*;
@@ -31,16 +32,25 @@ fn call(root: &Path) -> Script {
     script
 }
 
-fn complete(script: Script) -> (PathBuf, Entry) {
-    let directory = script.directory();
-    let ended = script.end();
+/// With a disk that has room, or says that it has none, or has less than it says.
+fn finish_with(ended: Ended, directory: &Path, is_cancelled: bool, may_take: bool, room: Room) -> Result<Entry, Error> {
     ended.completed.expect("room");
     let mut told = Vec::new();
-    let mut progress = |_: &_, part: f32| told.push(part);
-    let (cancel, room) = (AtomicBool::new(false), Room::default());
-    let mut work = Work { begins: &mut |_| {}, progress: &mut progress, cancel: &cancel, room: &room };
-    let entry = repair::complete(&directory, ended.journal, true, false, &mut work).expect("room");
+    let mut work = Work {
+        begins: &mut |_| {},
+        progress: &mut |_, part| told.push(part),
+        cancel: &AtomicBool::new(is_cancelled),
+        may_take: &|_| may_take,
+        room: &room,
+    };
+    let entry = repair::complete(directory, ended.journal, true, false, &mut work);
     assert!(told.iter().all(|part| (0.0..=1.0).contains(part)) && told.is_sorted(), "{told:?}");
+    entry
+}
+
+fn complete(script: Script) -> (PathBuf, Entry) {
+    let directory = script.directory();
+    let entry = finish_with(script.end(), &directory, false, true, Room::default()).expect("room");
     (directory, entry)
 }
 
@@ -211,10 +221,7 @@ fn a_step_that_is_cancelled_leaves_no_metadata() {
     let scratch = Scratch::new("finish-cancel");
     let script = call(scratch.path());
     let directory = script.directory();
-    let ended = script.end();
-    let (cancel, room) = (AtomicBool::new(true), Room::default());
-    let mut work = Work { begins: &mut |_| {}, progress: &mut |_, _| {}, cancel: &cancel, room: &room };
-    let done = repair::complete(&directory, ended.journal, true, false, &mut work);
+    let done = finish_with(script.end(), &directory, true, true, Room::default());
     assert!(matches!(done, Err(Error::Cancelled)));
     assert!(!directory.join(names::METADATA).exists());
     let reports = repair::repair_all(scratch.path(), |_| {}).expect("a directory");
@@ -225,25 +232,24 @@ fn a_step_that_is_cancelled_leaves_no_metadata() {
 
 #[test]
 fn without_room_for_more_the_call_is_complete() {
-    let scratch = Scratch::new("finish-full");
-    let script = call(scratch.path());
-    let directory = script.directory();
-    let ended = script.end();
-    // Enough for the first heads.
-    let room = Room { left: Some(std::sync::Arc::new(20_000.into())) };
-    let cancel = AtomicBool::new(false);
-    let mut work = Work { begins: &mut |_| {}, progress: &mut |_, _| {}, cancel: &cancel, room: &room };
-    let entry = repair::complete(&directory, ended.journal, true, false, &mut work).expect("room");
-    assert!(entry.status == Status::Completed && entry.error.is_some());
-    let names: Vec<&str> = entry.files.iter().map(|file| file.name.as_str()).collect();
-    assert_eq!(names, ["recording.mkv", "speakers.vtt", "manifest.jsonl", "metadata.json"]);
-    assert_eq!(hashes(&directory).into_keys().collect::<Vec<_>>().len(), names.len());
-    assert_eq!(hashes(&directory)["recording.mkv"], entry.files[0].sha256);
-    // The next start has another try, and it has not crashed.
-    let report = repair::repair_all(scratch.path(), |_| {}).expect("a directory").remove(0);
-    let entry = report.entry.expect("an entry");
-    assert!(report.outcome == repair::Outcome::Repaired && !entry.recovered && entry.error.is_none());
-    assert_eq!(entry.files.len(), 9);
+    // Enough for the first heads; and all of it, which is for others.
+    let little = Room { left: Some(std::sync::Arc::new(20_000.into())) };
+    for (may_take, room) in [(true, little), (false, Room::default())] {
+        let scratch = Scratch::new("finish-full");
+        let script = call(scratch.path());
+        let directory = script.directory();
+        let entry = finish_with(script.end(), &directory, false, may_take, room).expect("the rest has room");
+        assert!(entry.status == Status::Completed && entry.error.is_some());
+        let names: Vec<&str> = entry.files.iter().map(|file| file.name.as_str()).collect();
+        assert_eq!(names, ["recording.mkv", "speakers.vtt", "manifest.jsonl", "metadata.json"]);
+        let on_disk = hashes(&directory);
+        assert_eq!((on_disk.len(), &on_disk["recording.mkv"]), (names.len(), &entry.files[0].sha256));
+        // The next start has another try, and it has not crashed.
+        let report = repair::repair_all(scratch.path(), |_| {}).expect("a directory").remove(0);
+        let entry = report.entry.expect("an entry");
+        assert!(report.outcome == repair::Outcome::Repaired && !entry.recovered && entry.error.is_none());
+        assert_eq!(entry.files.len(), 9);
+    }
 }
 
 /// How long the end takes: head and cues below 3 s, everything else below a minute.
@@ -289,10 +295,8 @@ fn an_hour_of_four_people() {
     let (directory, started) = (script.directory(), std::time::Instant::now());
     let ended = script.end();
     let stopped = started.elapsed();
-    let (cancel, room) = (AtomicBool::new(false), Room::default());
-    let mut work = Work { begins: &mut |_| {}, progress: &mut |_, _| {}, cancel: &cancel, room: &room };
     let started = std::time::Instant::now();
-    let entry = repair::complete(&directory, ended.journal, true, false, &mut work).expect("room");
+    let entry = finish_with(ended, &directory, false, true, Room::default()).expect("room");
     let finished = started.elapsed();
     println!("{size} octets written in {written:?}, stopped in {stopped:?}, finished in {finished:?}");
     assert_eq!(entry.files.iter().filter(|file| file.kind == FileKind::Participant).count(), 4);

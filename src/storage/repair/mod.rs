@@ -52,6 +52,9 @@ pub struct Work<'a> {
     /// From 0 to 1.
     pub progress: &'a mut dyn FnMut(&RecordingId, f32),
     pub cancel: &'a AtomicBool,
+    /// Whether so many octets may be taken from the disk. What runs must not end because of what is made of others.
+    pub may_take: &'a dyn Fn(u64) -> bool,
+    /// See there.
     pub room: &'a Room,
 }
 
@@ -62,8 +65,14 @@ pub fn repair_all(root: &Path, mut on_report: impl FnMut(&Report)) -> io::Result
     let cancel = AtomicBool::new(false);
     let mut reports = Vec::new();
     for directory in directories(root)? {
-        let room = Room::default();
-        let mut work = Work { begins: &mut |_| {}, progress: &mut |_, _| {}, cancel: &cancel, room: &room };
+        let may_take = |octets| disk::free(root).map_or(true, |free| free >= octets);
+        let mut work = Work {
+            begins: &mut |_| {},
+            progress: &mut |_, _| {},
+            cancel: &cancel,
+            may_take: &may_take,
+            room: &Room::default(),
+        };
         let report = repair(root, &directory, &mut work);
         on_report(&report);
         reports.push(report);
