@@ -4,6 +4,7 @@ use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use crate::recording::names;
@@ -27,10 +28,10 @@ pub fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }
 
-/// Makes a directory and those above it, and sees to it that they are there after a power cut.
+/// Makes a directory and those above it, for nobody else, and sees to it that they are there after a power cut.
 pub fn create_dir(root: &Path, below: &Path) -> io::Result<PathBuf> {
     let directory = root.join(below);
-    fs::create_dir_all(&directory)?;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
     let mut at = directory.as_path();
     while let Some(above) = at.parent().filter(|_| at != root) {
         sync_dir(above);
@@ -130,6 +131,8 @@ const READ_SIZE: usize = 256 * 1024;
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::super::tests::Scratch;
     use super::*;
 
@@ -137,6 +140,8 @@ mod tests {
     fn files_appear_whole() {
         let scratch = Scratch::new("disk");
         let directory = create_dir(scratch.path(), Path::new("a/b")).expect("a directory");
+        let mode = fs::metadata(&directory).expect("a directory").permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
         assert!(free(&directory).expect("a disk") > 0);
         assert!(free(&directory.join("not there")).is_err());
         write_whole(&directory, "file", b"abc").expect("it can be written");

@@ -18,7 +18,7 @@ use crate::base::RecordingId;
 use crate::base::queue::Full;
 use crate::recording::feed::{Begin, EndReason, Feed, Item, Notice, NoticeKind, Refusal};
 use crate::recording::library::{Entry, Status};
-use crate::recording::manifest::ms;
+use crate::recording::manifest::{from_unix_ms, ms, unix_ms};
 use crate::recording::names;
 
 /// All recordings of a thread.
@@ -232,7 +232,8 @@ impl<M: Machine> Thread<M> {
         let reason = session.ending.map_or(EndReason::ServerStopped, |(reason, _)| reason);
         let size = session.live.size();
         let directory = session.live.directory().to_owned();
-        let wall = SystemTime::now();
+        // As all times of it, whatever somebody has done to the clock meanwhile.
+        let wall = to_ms(slot.begin.wall + slot.begin.at.elapsed());
         let ended = catch_unwind(AssertUnwindSafe(|| session.live.end(reason, wall)));
         let Ok(Ended { journal, duration_ms, completed }) = ended else {
             return self.broken(recording);
@@ -255,7 +256,8 @@ impl<M: Machine> Thread<M> {
         tracing::error!(%recording, "a recording broke its recorder; what was written will be repaired");
         // Lets go of the manifest, which the repair wants.
         slot.phase = Phase::Over { since: Instant::now() };
-        (slot.entry.status, slot.entry.ended) = (Status::Processing, Some(SystemTime::now()));
+        let wall = to_ms(slot.begin.wall + slot.begin.at.elapsed());
+        (slot.entry.status, slot.entry.ended) = (Status::Processing, Some(wall));
         slot.entry.recovered = true;
         let (entry, begin) = (slot.entry.clone(), &slot.begin);
         let directory = self.shared.config.directory.join(&entry.directory);
@@ -487,7 +489,7 @@ fn entry(begin: &Begin) -> Entry {
         audio_only: begin.audio_only,
         participants: begin.participants.clone(),
         started_by: begin.by.clone(),
-        started: begin.wall,
+        started: to_ms(begin.wall),
         ended: None,
         end_reason: None,
         duration_ms: 0,
@@ -497,6 +499,11 @@ fn entry(begin: &Begin) -> Entry {
         directory: names::directory(&begin.room, &begin.recording),
         files: Vec::new(),
     }
+}
+
+/// As the manifest has it, so that what is read again is the same.
+fn to_ms(time: SystemTime) -> SystemTime {
+    from_unix_ms(unix_ms(time))
 }
 
 /// Files that are to reach the disk.

@@ -19,7 +19,7 @@ use super::source::Hashing;
 use crate::recording::library::{Entry, FileEntry, FileKind, MediaSummary, Status, TrackSummary};
 use crate::recording::manifest::{Extent, Finished, Line, NS_PER_MS, State, Track};
 use crate::recording::metadata::{self, Metadata};
-use crate::recording::{names, speakers};
+use crate::recording::{Quality, names, speakers};
 use crate::webm::{self, Event, Reader, Writer};
 
 /// A recording whose file of the whole call is complete.
@@ -311,7 +311,8 @@ impl Pass<'_> {
             let first = of(*lane.tracks.first()?)?;
             let last = lane.tracks.last().copied().and_then(of)?;
             let track = merged(self.state, lane)?;
-            Some(summary(self.state, &track, lane.number, &Extent { end_ms: last.end_ms, ..*first }))
+            let summary = summary(self.state, &track, lane.number, &Extent { end_ms: last.end_ms, ..*first });
+            Some(TrackSummary { quality: quality(self.state, lane), ..summary })
         };
         let media = MediaSummary { duration_ms, tracks: part.lanes().filter_map(lane).collect() };
         let file = metadata::file(&part.name, FileKind::Participant, size, sha256);
@@ -384,6 +385,26 @@ fn merged(state: &State, lane: &Lane) -> Option<Track> {
         }
     }
     Some(first)
+}
+
+/// Of all sources of a lane together; one that has several tracks counts once.
+fn quality(state: &State, lane: &Lane) -> Quality {
+    let mut sources: Vec<u32> =
+        lane.tracks.iter().filter_map(|number| state.track(*number)).map(|track| track.source_number).collect();
+    sources.dedup();
+    let qualities = sources.into_iter().filter_map(|source| state.origin(source)).map(|origin| origin.quality);
+    let sum = |a: Quality, b: Quality| Quality {
+        packets: a.packets + b.packets,
+        lost: a.lost + b.lost,
+        recovered: a.recovered + b.recovered,
+        frames: a.frames + b.frames,
+        dropped: a.dropped + b.dropped,
+        gaps: a.gaps + b.gaps,
+        keyframes: a.keyframes + b.keyframes,
+        keyframe_interval_ms: a.keyframe_interval_ms.max(b.keyframe_interval_ms),
+        drift_ppm: if a.drift_ppm.unsigned_abs() > b.drift_ppm.unsigned_abs() { a.drift_ppm } else { b.drift_ppm },
+    };
+    qualities.reduce(sum).unwrap_or_default()
 }
 
 /// Room for the cues in front, so that a browser need not look for them at the end.

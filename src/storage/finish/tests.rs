@@ -29,6 +29,9 @@ fn call(root: &Path) -> Script {
     script.blocks(5, 6, sound(), 2000, 3000);
     script.blocks(6, 7, vp8(), 2040, 3000);
     script.speak(2100, &["b/b"]);
+    for (source, lost) in [(2, 3), (6, 4)] {
+        script.live.note_quality(source, Quality { lost, ..Quality::default() }).expect("room");
+    }
     script
 }
 
@@ -99,6 +102,7 @@ fn everybody_has_files_on_the_same_clock() {
     assert_eq!((file.participant.as_deref(), &file.content_type[..]), (Some("ann"), "video/webm"));
     let tracks = &file.media.as_ref().expect("it has some").tracks;
     assert_eq!((tracks[0].start_offset_ms, tracks[0].duration_ms, &tracks[0].codec[..]), (20, 2940, "vp8"));
+    assert_eq!((tracks[0].quality.lost, tracks[1].quality.lost), (7, 0));
     let captions = fs::read_to_string(directory.join("speakers.vtt")).expect("a text");
     assert!(captions.contains("00:00:00.100 --> 00:00:01.000\n<v The ann>The ann\n"), "{captions}");
     let poster = fs::read(directory.join("poster.webp")).expect("a picture");

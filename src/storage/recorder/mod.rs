@@ -217,6 +217,8 @@ impl Recorders {
             tracing::warn!("recordings are not finished; the next start does that");
             wait(&self.finishing, Instant::now() + GRACE);
         }
+        // The database may be gone already.
+        let deadline = deadline.min(Instant::now() + GRACE);
         while !self.shared.outbox.flush() && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(10));
         }
@@ -240,7 +242,7 @@ const FINISHER_QUEUE: usize = 1024;
 const SYNC_QUEUE: usize = 64;
 /// Whatever is configured: the database and the log want to go on as well.
 const FREE_FLOOR: u64 = 64 * 1024 * 1024;
-/// For whoever is told to leave off to do so.
+/// For whoever is told to leave off to do so, and for the database to hear the last of it.
 const GRACE: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
