@@ -230,7 +230,7 @@ def crop(plane, left, right, top, bottom):
 
 
 def rgb(colour):
-    """BT.601, limited range: what browsers send of a canvas."""
+    """BT.601, limited range, as for whatever does not say what it is. Some encode by another matrix: colours are only near."""
     y, u, v = 1.164 * (colour[0] - 16), colour[1] - 128, colour[2] - 128
     return [min(255, max(0, value)) for value in (y + 1.596 * v, y - 0.392 * u - 0.813 * v, y + 2.017 * u)]
 

@@ -230,7 +230,8 @@ export async function analyse(path, expected) {
     throw new Error(`${path}: ${report.failures.join("; ")}${kept}`);
   }
   const { durationS, tracks, sync } = report;
-  step(`${path.split("/").at(-1)}: ${durationS.toFixed(2)} s, ${tracks.length} tracks, MEASURED ${JSON.stringify({ ...sync.participants, ...sync.between })}`);
+  const measured = JSON.stringify({ ...sync.participants, ...sync.between }, (_, value) => (typeof value === "number" ? Math.round(value * 10) / 10 : value));
+  step(`${path.split("/").at(-1)}: ${durationS.toFixed(2)} s, ${tracks.length} tracks, MEASURED ${measured}`);
   return report;
 }
 

@@ -68,7 +68,8 @@ await story("a call is recorded", async () => {
 
   const files = await recording.download(entry);
   const whole = await analyse(files["recording.webm"], expectationOfAll(stopped - started, came - started));
-  assert(Math.abs(whole.durationS * 1_000 - entry.durationMs) < 100, `the duration that is told: ${entry.durationMs} ms, ${whole.durationS} s`);
+  const apart = Math.abs(whole.durationS * 1_000 - entry.durationMs);
+  assert(apart < 100, `the duration that is told: ${entry.durationMs} ms, ${whole.durationS} s`);
   const first = Math.min(...whole.tracks.map(({ startS }) => startS));
   const began = wallOf(whole, first, asked);
   for (const [name, at] of Object.entries(told)) {
@@ -97,9 +98,10 @@ function expectationOfAll(lengthS, carolCameS) {
     chapters: 1,
     tracks: NAMES.flatMap((name) => {
       const seconds = Math.floor(lengthS - since[name][1]) - 1;
+      const both = { startS: since[name], endS: until };
       return [
-        cameraOf(name, { startS: since[name], endS: until, framesPerS: [12, 16], sizes: [[320, 180]], flashes: seconds, gapS: 0.5, keyFrameS: 12 }),
-        voiceOf(name, { startS: since[name], endS: until, beeps: seconds, gapS: 0.1 }),
+        cameraOf(name, { ...both, framesPerS: [12, 16], sizes: [[320, 180]], flashes: seconds, gapS: 0.5, keyFrameS: 12 }),
+        voiceOf(name, { ...both, beeps: seconds, gapS: 0.1 }),
       ];
     }),
   };
@@ -130,7 +132,10 @@ function checkOthers(files, entry) {
   const expected = { "recording.webm": "call", "metadata.json": "metadata", "speakers.vtt": "captions", "poster.webp": "poster" };
   for (const name of NAMES) expected[`${name}-1.webm`] = "participant";
   for (const [name, kind] of Object.entries(expected)) assertEqual(kinds[name], kind, `kind of ${name}`);
-  for (const name of NAMES) assertEqual(entry.files.find((file) => file.name === `${name}-1.webm`).participant, name, `whose ${name}-1.webm is`);
+  for (const name of NAMES) {
+    const own = entry.files.find((file) => file.name === `${name}-1.webm`);
+    assertEqual(own.participant, name, `whose ${own.name} is`);
+  }
 
   const captions = readFileSync(files["speakers.vtt"], "utf8");
   const cue = /^(\d\d:)?\d\d:\d\d\.\d{3} --> (\d\d:)?\d\d:\d\d\.\d{3}$/m;
@@ -157,5 +162,6 @@ async function openPage(browser, id, name = "dora") {
 
 /** Waits until the page shows that the call is recorded, or does not any more. */
 function indicator(page, isThere) {
-  return until(`the page ${isThere ? "to show" : "not to show"} that it is recorded`, async () => (await page.locator(".recording-indicator").isVisible()) === isThere);
+  const shown = page.locator(".recording-indicator");
+  return until(`the page ${isThere ? "to show" : "not to show"} that it is recorded`, async () => (await shown.isVisible()) === isThere);
 }

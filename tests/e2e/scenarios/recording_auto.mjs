@@ -10,7 +10,10 @@ await story("a call is recorded by itself", async () => {
   const host = await hostToken(id);
   const alice = await publish(browser, "alice", id);
   const recordingId = await until("alice to be told", () =>
-    alice.evaluate(() => e2e.state.call.joined.recording?.recordingId ?? told.find(({ type }) => type === "recording-started")?.detail.recordingId),
+    alice.evaluate(() => {
+      const started = told.find(({ type }) => type === "recording-started")?.detail;
+      return (e2e.state.call.joined.recording ?? started)?.recordingId;
+    }),
   );
   const recording = new Recording(id, host, recordingId);
   await recording.reaches(5);
