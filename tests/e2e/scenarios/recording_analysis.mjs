@@ -4,7 +4,7 @@
  */
 
 import { spawnSync } from "node:child_process";
-import { readFileSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { temporaryDirectory } from "../lib/browser.mjs";
 import { PEOPLE } from "../lib/call.mjs";
@@ -78,8 +78,10 @@ const CASES = {
 
 await story("the analysis of recordings", async () => {
   for (const [name, { fails, also, expected, ...file }] of Object.entries(CASES)) {
-    const path = join(folder, `${name.replaceAll(" ", "-")}.webm`);
-    make(path, file);
+    // Many differ in what is expected only.
+    const isRight = Object.keys(file).length === 0;
+    const path = join(folder, isRight ? "right.webm" : `${name.replaceAll(" ", "-")}.webm`);
+    if (!isRight || !existsSync(path)) make(path, file);
     const report = await measure(path, { ...TWO, ...expected });
     const said = report.failures.join("; ");
     assert(fails ? fails.test(said) : said === "", `${name}: ${fails ?? "nothing"} is found, not: ${said}`);
