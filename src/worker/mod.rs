@@ -1,6 +1,6 @@
 //! The thread around one shard: a mio loop with sockets, the clock and a mailbox, pinned to a core.
 //!
-//! One turn: wait, read the clock once, take media from the sockets, let deadlines pass, flush peers and send; then mail
+//! One turn: wait, read the clock, take media from the sockets, let deadlines pass, flush peers and send; then mail
 //! and TCP, each with a budget, and send again. Media is never behind TCP by more than one such budget. (Media *over* TCP is
 //! served as TCP.)
 //!
@@ -307,7 +307,8 @@ impl Worker {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Err(e) => return Err(e),
             }
-            let now = Instant::now();
+            let began = Instant::now();
+            let now = began;
             for event in &events {
                 self.note(event);
             }
@@ -315,7 +316,7 @@ impl Worker {
                 self.clock_at = now;
                 self.shard.handle_clock(SystemTime::now());
             }
-            self.receive_media(now);
+            let now = self.receive_media(now);
             self.shard.handle_timeout(now);
             self.shard.flush(now);
             self.send_media(now);
@@ -326,7 +327,7 @@ impl Worker {
             self.shard.flush(now);
             self.deliver(now);
             self.send_media(now);
-            self.metrics.turn(now.elapsed());
+            self.metrics.turn(began.elapsed());
             if let Some(deadline) = self.stopping
                 && (now >= deadline || self.conns.is_empty())
             {
@@ -390,7 +391,9 @@ impl Worker {
 
     // ---- media ----
 
-    fn receive_media(&mut self, now: Instant) {
+    /// The time of the last batch: nothing in a batch may be told to have come before it did, or clocks that are compared by
+    /// that (bandwidth, recordings) are led astray for seconds. This thread may have rested since the turn began.
+    fn receive_media(&mut self, mut now: Instant) -> Instant {
         for state in &mut self.media {
             let Some(announced) = state.media.announced.first().copied() else { continue };
             for _ in 0..RECEIVE_ROUNDS {
@@ -400,6 +403,7 @@ impl Worker {
                 match self.recv.recv(&state.media.socket) {
                     Ok(0) => state.readable = false,
                     Ok(_) => {
+                        now = Instant::now();
                         for (source, data) in self.recv.iter() {
                             self.shard.handle_datagram(now, announced, source, data);
                         }
@@ -410,6 +414,7 @@ impl Worker {
                 }
             }
         }
+        now
     }
 
     fn send_media(&mut self, now: Instant) {

@@ -146,7 +146,8 @@ impl Line {
         self.fit(rate);
     }
 
-    /// Medians of slopes and of distances (Theil and Sen), which a third of outliers does not move.
+    /// The median of slopes (Theil and Sen), which a third of outliers does not move, and the lower quarter of distances: libwebrtc
+    /// says of sound when a packet was sent instead of when it was heard, which is late by chance and never early.
     fn fit(&mut self, rate: f64) {
         let (Some(first), Some(last)) = (self.points.front(), self.points.back()) else { return };
         let span = (last.extended - first.extended) as f64 * rate;
@@ -158,7 +159,7 @@ impl Line {
                     slopes.push((b.ntp - a.ntp) as f64 / (b.extended - a.extended) as f64);
                 }
             }
-            if let Some(slope) = median(&mut slopes) {
+            if let Some(slope) = quantile(&mut slopes, 2) {
                 self.ns_per_tick = slope.clamp(rate * (1.0 - SLOPE_MAX), rate * (1.0 + SLOPE_MAX));
             }
         }
@@ -167,17 +168,18 @@ impl Line {
             (point.ntp - last.ntp) as f64 - elapsed
         };
         let mut distances: Vec<f64> = self.points.iter().map(distance).collect();
-        let by = median(&mut distances).unwrap_or(0.0);
+        let by = quantile(&mut distances, 4).unwrap_or(0.0);
         self.middle = Some(Point { ntp: last.ntp + by as i64, ..*last });
     }
 }
 
-fn median(values: &mut [f64]) -> Option<f64> {
+/// The value that one in `part` is below.
+fn quantile(values: &mut [f64], part: usize) -> Option<f64> {
     if values.is_empty() {
         return None;
     }
-    let middle = values.len() / 2;
-    Some(*values.select_nth_unstable_by(middle, f64::total_cmp).1)
+    let place = values.len() / part;
+    Some(*values.select_nth_unstable_by(place, f64::total_cmp).1)
 }
 
 /// What a report may be off from the line. Some senders' are rounded to video frames, or to ticks of 15 ms.
