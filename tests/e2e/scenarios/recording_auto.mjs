@@ -9,12 +9,7 @@ await story("a call is recorded by itself", async () => {
   const id = room("auto");
   const host = await hostToken(id);
   const alice = await publish(browser, "alice", id);
-  const recordingId = await until("alice to be told", () =>
-    alice.evaluate(() => {
-      const started = told.find(({ type }) => type === "recording-started")?.detail;
-      return (e2e.state.call.joined.recording ?? started)?.recordingId;
-    }),
-  );
+  const recordingId = await until("alice to be told", () => alice.evaluate(() => e2e.state.call.recording?.recordingId));
   const recording = new Recording(id, host, recordingId);
   await recording.reaches(5);
   await alice.evaluate(() => e2e.state.call.leave());

@@ -39,7 +39,7 @@ const VARIANTS = {
       { ...both, source: "screen", codec: "vp8", colour: COLOURS[SCREEN.colour], sizes: [[SCREEN.width, SCREEN.height]], flashes: 3 },
       { ...both, source: "screen-audio", codec: "opus", toneHz: SCREEN.tone, beeps: 3 },
     ];
-    const { files } = await call.end({ tracks: [cameraOf("alice"), voiceOf("alice"), ...screen], chapters: 2 });
+    const { files } = await call.end({ tracks: [cameraOf("alice"), voiceOf("alice"), ...screen], chapters: 1 });
     await analyse(files["alice-1.webm"], { complete: true, avOffsetMs: SYNC.avOffsetMs, tracks: [cameraOf("alice"), voiceOf("alice")] });
     await analyse(files["alice-2.webm"], { complete: true, avOffsetMs: SYNC.avOffsetMs, tracks: screen });
   },
