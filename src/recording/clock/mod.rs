@@ -16,7 +16,7 @@
 //!
 //! Times are nanoseconds since the beginning of the recording, pauses included, and may be before it. See RFC 3550 §6.4.1.
 
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::feed::Report;
 use crate::base::UserId;
@@ -44,8 +44,11 @@ pub struct TrackClock {
     ssrcs: Vec<Ssrc>,
     /// Of the last packet, in `ssrcs`.
     current: usize,
-    /// By how much later than its reports say the track arrives: encoding takes longer than for others of the sender.
-    excess_ns: i64,
+    /// By how much later than its reports say the track arrives: encoding takes longer than for others of the sender. `None`: it
+    /// has had none.
+    excess_ns: Option<i64>,
+    /// What that is taken for until then.
+    assumed_ns: i64,
     first_ns: Option<i64>,
     last: Option<Placed>,
     /// RTP time has begun anew since the last frame.
@@ -135,7 +138,8 @@ impl Clock {
             sender,
             ssrcs: Vec::new(),
             current: 0,
-            excess_ns: 0,
+            excess_ns: None,
+            assumed_ns: 0,
             first_ns: None,
             last: None,
             has_jumped: false,
@@ -182,7 +186,7 @@ impl Clock {
         let sender = &mut self.senders[track.sender];
         let Some(ntp) = sender.ntp(report.ntp) else { return };
         let index = track.enter(report.ssrc, report.time, report.clock_rate, at);
-        let excess = if index == track.current { track.excess_ns } else { 0 };
+        let excess = if index == track.current { track.excess(sender, at) } else { 0 };
         let source = &mut track.ssrcs[index];
         let Some(extended) = source.extend(report.time) else { return };
         // What the report should say, going by arrivals.
@@ -230,12 +234,12 @@ impl Clock {
         let is_lined = source.is_lined(at, self.senders[track.sender].epoch);
         let ideal = match is_lined {
             true => source.line.at(extended).saturating_add(self.senders[track.sender].offset.applied),
-            false => arrived - track.excess_ns,
+            false => arrived - track.excess(&self.senders[track.sender], at),
         };
         // Of another time, or from before a jump.
         let is_lost = ideal.abs_diff(at) > JUMP_NS as u64;
         if is_lined && !is_lost {
-            track.excess_ns = (arrived - ideal).clamp(-EXCESS_MAX_NS, EXCESS_MAX_NS);
+            track.excess_ns = Some((arrived - ideal).clamp(-EXCESS_MAX_NS, EXCESS_MAX_NS));
         }
         let ideal = if is_lost { at } else { ideal.min(at + AHEAD_MAX_NS) };
         let elapsed = ((extended - track.last.map_or(0, |last| last.extended)) as f64 * source.ns_per_tick) as i64;
@@ -247,6 +251,16 @@ impl Clock {
 }
 
 impl TrackClock {
+    /// Until reports say better, its packets arrive later than those of others of its sender by this.
+    pub fn assume_excess(&mut self, excess: Duration) {
+        self.assumed_ns = i64::try_from(excess.as_nanos()).map_or(EXCESS_MAX_NS, |ns| ns.min(EXCESS_MAX_NS));
+    }
+
+    /// Where nothing has reports, all tracks go by arrivals alike.
+    fn excess(&self, sender: &Sender, at: i64) -> i64 {
+        self.excess_ns.unwrap_or(if sender.offset.is_recent(at) { self.assumed_ns } else { 0 })
+    }
+
     /// By how much a correction that has begun since the last call will move the track, if that is worth a note.
     pub fn take_slewed(&mut self) -> Option<i64> {
         self.slewed.take()

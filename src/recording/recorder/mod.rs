@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use str0m::media::MediaKind;
 
 use super::clock::Clock;
-use super::feed::{Item, Packet, TrackInfo};
+use super::feed::{Item, Packet, Report, TrackInfo};
 use super::interleave::Interleaver;
 use super::{Block, Note, Quality, jitter};
 
@@ -98,7 +98,8 @@ impl Recorder {
             Item::Packet(packet) => self.handle_packet(now, packet),
             Item::Report(report) => {
                 if let Some(track) = live(&mut self.tracks, report.track) {
-                    self.clock.handle_report(&mut track.clock, report);
+                    let report = Report { ntp: track.heard_at(report.ntp), ..*report };
+                    self.clock.handle_report(&mut track.clock, &report);
                 }
             }
             Item::TrackAdded { track, .. } => self.add(now, track),

@@ -335,6 +335,8 @@ fn reports_put_sound_and_picture_together() {
             for (sender, clock_rate) in [(&sound, 48_000), (&picture, 90_000)] {
                 let time = sender.base.wrapping_add(ms as u32 * (clock_rate / 1000));
                 let ntp = UNIX_EPOCH + Duration::from_millis(1_700_000_000_000 + ms);
+                // As browsers tell it.
+                let ntp = if clock_rate == 48_000 { ntp + Duration::from_micros(26_500) } else { ntp };
                 let arrival = call.at(ms);
                 let report = Report { track: sender.track, ssrc: sender.ssrc, ntp, time, clock_rate, arrival };
                 call.item(ms, Item::Report(report));

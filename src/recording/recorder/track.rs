@@ -1,7 +1,7 @@
 //! One track of a recording: its packets in order, its frames as blocks, silence where there are none, what is missing.
 
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use str0m::media::MediaKind;
 
@@ -96,7 +96,20 @@ struct Gap {
 }
 
 impl Track {
-    pub fn new(now: Instant, info: &TrackInfo, clock: TrackClock, config: &Config) -> Self {
+    /// When what a report tells the time of was heard or seen. libwebrtc, which is what browsers have, knows that of pictures; of
+    /// sound it says when the packet left, which is not before all of it was heard. And what is heard of a packet of Opus is what
+    /// the encoder has heard a little before (RFC 7845 §4.2), since a call's sound has no beginning at which that is taken off.
+    pub fn heard_at(&self, told: SystemTime) -> SystemTime {
+        match self.kind {
+            MediaKind::Audio => told.checked_sub(PACKET + LOOK_AHEAD).unwrap_or(told),
+            MediaKind::Video => told,
+        }
+    }
+
+    pub fn new(now: Instant, info: &TrackInfo, mut clock: TrackClock, config: &Config) -> Self {
+        if info.kind == MediaKind::Audio {
+            clock.assume_excess(SOUND_EXCESS);
+        }
         let mut keyframes = Keyframes::default();
         if info.kind == MediaKind::Video {
             keyframes.restart(now);
@@ -457,6 +470,13 @@ fn duration_of(samples: u32) -> u64 {
 }
 
 const MS: i64 = 1_000_000;
+/// Of sound, as browsers send it.
+const PACKET: Duration = Duration::from_millis(20);
+/// A packet of sound leaves at least 27 ms after what is heard of it, see the two others; a picture when it is encoded,
+/// which takes 10 ms for most and 50 for some.
+const SOUND_EXCESS: Duration = Duration::from_millis(15);
+/// Of libopus: 312 samples.
+const LOOK_AHEAD: Duration = Duration::from_micros(6_500);
 
 /// A file counts milliseconds: two blocks of a track are never in the same, however they are rounded.
 const TICK_NS: i64 = MS;

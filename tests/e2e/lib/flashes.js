@@ -21,7 +21,7 @@ e2e.flashes = (() => {
    * From the audio context to the times of RTP packets, as sender reports tell them: measured in Chromium, the same in
    * every run to within 8 ms. Without it every recording would have its sound that late.
    */
-  const SOUND_LATE_S = 0.016;
+  const SOUND_LATE_S = 0;
   /** Sound is scheduled so much ahead. */
   const AHEAD_S = 0.5;
 
