@@ -368,6 +368,8 @@ def synchrony(tracks):
                 marks[kind] += track.get(kind, [])
     sync = {"participants": {}, "between": {}, "steps": []}
     clocks = {}
+    told = [flash["second"] for marks in people.values() for flash in marks["flashes"] if flash["second"] is not None]
+    base = told[0] if told else 0
     for (participant, what), marks in people.items():
         name = f"{participant}" if what == "camera" else f"{participant}/{what}"
         offsets, wrong = [], 0
@@ -383,7 +385,7 @@ def synchrony(tracks):
             wrong += flash["second"] is not None and is_long != (flash["second"] % LONG_EVERY == 0)
         sync["participants"][name] = {"flashes": len(marks["flashes"]), "pairs": len(offsets), "otherSecond": int(wrong), **spread(offsets)}
         known = [flash for flash in marks["flashes"] if flash["isSharp"] and flash["second"] is not None]
-        clocks[name] = {flash["second"]: flash["atS"] for flash in known}
+        clocks[name] = {base + since(base, flash["second"]): flash["atS"] for flash in known}
         sync["steps"] += [{"participant": name, **step} for step in steps_of(clocks[name])]
     names = sorted(clocks)
     for n, one in enumerate(names):
@@ -395,6 +397,11 @@ def synchrony(tracks):
     # When the file begins, by the strip's clock, which knows no more than 256 seconds.
     sync["beginsAtS"] = -float(numpy.median(every)) if every else None
     return sync
+
+
+def since(base, second):
+    """The strip knows no more than 256 seconds, and no recording here is half as long."""
+    return (second - base + 128) % 256 - 128
 
 
 def spread(offsets):
