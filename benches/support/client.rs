@@ -26,6 +26,8 @@ pub struct ClientConfig {
     pub all_codecs: bool,
     /// Gives no feedback to estimate bandwidth from.
     pub no_feedback: bool,
+    /// Packets of a picture; 0 is 1.
+    pub picture_packets: u32,
 }
 
 pub struct Client {
@@ -58,6 +60,9 @@ pub struct Sender {
     next_seq: u64,
     time: u32,
     picture_id: u16,
+    /// Of a picture, and those of the last one that are there.
+    picture_packets: u32,
+    sent_packets: u32,
 }
 
 impl Client {
@@ -145,8 +150,9 @@ impl Client {
 
     /// Sends one packet of `size` payload bytes; it is in [`Client::outgoing`] afterwards.
     pub fn send(&mut self, now: Instant, sender: usize, size: usize, stamp: u32) {
-        let keyframe = std::mem::take(&mut self.keyframe_wanted);
         let sender = &mut self.senders[sender];
+        // A picture that has begun is not another one any more.
+        let keyframe = sender.sent_packets == 0 && std::mem::take(&mut self.keyframe_wanted);
         let write = sender.packet(now, size, keyframe, stamp);
         self.rtc.direct_api().stream_tx(&sender.ssrc).expect("a negotiated line has a stream").write_rtp(write);
         self.handle_timeout(now);
@@ -179,34 +185,60 @@ impl Client {
             let codec = if *kind == MediaKind::Audio { Codec::Opus } else { Codec::Vp8 };
             let pt = self.rtc.codec_config().find(|params| params.spec().codec == codec).expect("offered").pt();
             let ssrc = self.rtc.direct_api().stream_tx_by_mid(*mid, None).expect("a sending line").ssrc();
-            self.senders.push(Sender { kind: *kind, ssrc, pt, next_seq: 1, time: 0, picture_id: 0 });
+            let picture_packets = self.config.picture_packets.max(1);
+            let sender =
+                Sender { kind: *kind, ssrc, pt, next_seq: 1, time: 0, picture_id: 0, picture_packets, sent_packets: 0 };
+            self.senders.push(sender);
         }
     }
 }
 
 impl Sender {
-    /// Every packet is a frame of its own: Opus with an audio level, or VP8 with a 15-bit picture id, TL0PICIDX and TID
-    /// (RFC 7741 §4.2), of which the server has to rewrite the first two.
+    /// Opus with an audio level, or a part of a picture of VP8 with a 15-bit picture id, TL0PICIDX and TID (RFC 7741 §4.2), of
+    /// which the server has to rewrite the first two.
     fn packet(&mut self, now: Instant, size: usize, keyframe: bool, stamp: u32) -> RtpWrite {
         let mut payload = vec![0x55; size];
         payload[STAMP_AT..STAMP_AT + 4].copy_from_slice(&stamp.to_be_bytes());
         let mut extensions = ExtensionValues::default();
+        let mut is_last = true;
         match self.kind {
             MediaKind::Audio => {
                 extensions.audio_level = Some(-30);
                 extensions.voice_activity = Some(true);
+                // One frame of 20 ms (RFC 6716 §3.1).
+                payload[0] = 0x78;
                 self.time = self.time.wrapping_add(960);
             }
             MediaKind::Video => {
-                self.picture_id = (self.picture_id + 1) & 0x7fff;
+                let begins = self.sent_packets == 0;
+                if begins {
+                    self.picture_id = (self.picture_id + 1) & 0x7fff;
+                    self.time = self.time.wrapping_add(600 * self.picture_packets);
+                }
                 let [high, low] = (self.picture_id | 0x8000).to_be_bytes();
-                let header = u8::from(!keyframe);
-                payload[..7].copy_from_slice(&[0x90, 0xe0, high, low, self.picture_id as u8, 0x00, header]);
-                self.time = self.time.wrapping_add(600);
+                let descriptor = if begins { 0x90 } else { 0x80 };
+                payload[..6].copy_from_slice(&[descriptor, 0xe0, high, low, self.picture_id as u8, 0x00]);
+                if begins {
+                    // 640 by 360 pixels (RFC 6386 §9.1).
+                    payload[6..16].copy_from_slice(&[
+                        u8::from(!keyframe),
+                        0,
+                        0,
+                        0x9d,
+                        0x01,
+                        0x2a,
+                        0x80,
+                        0x02,
+                        0x68,
+                        0x01,
+                    ]);
+                }
+                self.sent_packets = (self.sent_packets + 1) % self.picture_packets;
+                is_last = self.sent_packets == 0;
             }
         }
         let write = RtpWrite::new(self.pt, self.next_seq.into(), self.time, now, payload)
-            .marker(true)
+            .marker(is_last)
             .nackable(self.kind == MediaKind::Video)
             .ext_vals(extensions);
         self.next_seq += 1;

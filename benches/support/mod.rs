@@ -17,6 +17,7 @@ pub mod token;
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use webrtc_engine::auth::Verifier;
@@ -24,7 +25,8 @@ use webrtc_engine::base::{ConnKey, WorkerId};
 use webrtc_engine::config::{Config, VideoCodec};
 use webrtc_engine::metrics::WorkerMetrics;
 use webrtc_engine::peer::{self, PeerConfig, Transmit, sdp};
-use webrtc_engine::shard::{Output, Shard, ShardConfig};
+use webrtc_engine::recording::feed::{Begin, Feed, Item, Notice, NoticeKind};
+use webrtc_engine::shard::{Mail, Output, Shard, ShardConfig};
 use webrtc_engine::signal::session::Session;
 
 use allocations::Counts;
@@ -75,15 +77,28 @@ pub struct World {
     wall: SystemTime,
     /// Datagrams of the shard that no client has yet.
     wire: Vec<Transmit>,
+    /// What the shard gave to be recorded, and from whom it was taken off ([`Begin::backlog`]).
+    pub batches: Vec<Vec<Item>>,
+    pub begun: Option<Begin>,
 }
 
 impl World {
     pub fn new() -> World {
+        World::with(|_| ())
+    }
+
+    /// Every call is recorded: see [`World::batches`].
+    pub fn recorded() -> World {
+        World::with(|config| config.recording.auto = true)
+    }
+
+    fn with(change: impl FnOnce(&mut Config)) -> World {
         peer::crypto::provider();
         peer::crypto::certificate();
         let mut config = Config::default();
         config.auth = token::auth();
         config.limits.participants = 10_000;
+        change(&mut config);
         let config = Arc::new(config);
         let verifier = Verifier::new(&config.auth).expect("the secret is long enough");
         let (now, wall) = (Instant::now(), SystemTime::now());
@@ -114,6 +129,8 @@ impl World {
             by_address: HashMap::new(),
             wall,
             wire: Vec::new(),
+            batches: Vec::new(),
+            begun: None,
         }
     }
 
@@ -179,6 +196,20 @@ impl World {
                         let cost = self.turn(|shard, now| shard.handle_text(now, conn, &reply));
                         self.rest += cost;
                         self.signaling += cost;
+                    }
+                    Output::Record(Feed::Begin(begin)) => {
+                        let (room, recording) = (begin.room.clone(), begin.recording.clone());
+                        self.begun = Some(*begin);
+                        let notice = Notice { room, recording, what: NoticeKind::Opened };
+                        let cost = self.turn(|shard, now| shard.handle_mail(now, Mail::Recording(notice)));
+                        self.rest += cost;
+                    }
+                    Output::Record(Feed::Batch { items, .. }) => {
+                        if let Some(begin) = &self.begun {
+                            let octets: usize = items.iter().map(octets_of).sum();
+                            begin.backlog.fetch_sub(octets, Ordering::Relaxed);
+                        }
+                        self.batches.push(items);
                     }
                     other => panic!("a shard alone does not ask for {other:?}"),
                 }
@@ -247,6 +278,13 @@ impl World {
             self.now += Duration::from_micros(1);
         }
         self.now = self.now.max(until);
+    }
+}
+
+fn octets_of(item: &Item) -> usize {
+    match item {
+        Item::Packet(packet) => packet.payload.len(),
+        _ => 0,
     }
 }
 
