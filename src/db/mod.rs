@@ -216,7 +216,7 @@ impl Keeper {
             for (recording, change) in changes {
                 match change {
                     Change::Save(entry) => recordings::save(&transaction, entry)?,
-                    Change::Found(entry) => recordings::save_if_absent(&transaction, entry)?,
+                    Change::Found(entry) => recordings::save_found(&transaction, entry)?,
                     Change::Remove => recordings::remove(&transaction, recording)?,
                 }
             }

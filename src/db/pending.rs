@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use super::recordings::gives_way;
 use crate::base::{RecordingId, RoomId};
 use crate::recording::library::Entry;
 
@@ -10,7 +11,7 @@ use crate::recording::library::Entry;
 #[derive(Debug, Clone)]
 pub enum Change {
     Save(Box<Entry>),
-    /// Unless there is one.
+    /// Unless more is known already.
     Found(Box<Entry>),
     Remove,
 }
@@ -39,6 +40,7 @@ impl Pending {
             return false;
         }
         let change = match (self.changes.get(&recording), change) {
+            (Some(Change::Save(known)), Change::Found(found)) if gives_way(known, &found) => Change::Save(found),
             (Some(Change::Save(_) | Change::Found(_)), Change::Found(_)) => return true,
             (Some(Change::Remove), Change::Found(entry)) => Change::Save(entry),
             (_, change) => change,
@@ -75,8 +77,9 @@ impl Pending {
     /// What a recording is, of which the database has this.
     pub fn over(&self, recording: &RecordingId, row: Option<Entry>) -> Option<Entry> {
         let entry = match (self.changes.get(recording), row) {
-            (None, row) | (Some(Change::Found(_)), row @ Some(_)) => row,
-            (Some(Change::Save(entry)), _) | (Some(Change::Found(entry)), None) => Some((**entry).clone()),
+            (None, row) => row,
+            (Some(Change::Found(found)), Some(row)) if !gives_way(&row, found) => Some(row),
+            (Some(Change::Save(entry) | Change::Found(entry)), _) => Some((**entry).clone()),
             (Some(Change::Remove), _) => None,
         };
         entry.map(|entry| self.with_progress(entry))

@@ -16,11 +16,24 @@ pub fn save(connection: &Connection, entry: &Entry) -> rusqlite::Result<()> {
     insert(connection, entry)
 }
 
-/// Writes a recording that is not there yet. To be called in a transaction.
-pub fn save_if_absent(connection: &Connection, entry: &Entry) -> rusqlite::Result<()> {
+/// Writes a recording that was found on the disk, unless more is known of it. To be called in a transaction.
+pub fn save_found(connection: &Connection, found: &Entry) -> rusqlite::Result<()> {
     let sql = "SELECT 1 FROM recordings WHERE recording = ?1";
-    let is_there = connection.query_row(sql, [entry.recording.as_str()], |_| Ok(())).optional()?;
-    if is_there.is_some() { Ok(()) } else { insert(connection, entry) }
+    let is_there = connection.query_row(sql, [found.recording.as_str()], |_| Ok(())).optional()?.is_some();
+    // One that cannot be read is left as it is.
+    let gives_way = !is_there || find(connection, &found.recording)?.is_some_and(|row| gives_way(&row, found));
+    if gives_way { save(connection, found) } else { Ok(()) }
+}
+
+/// Whether what is known of a recording is older than what its own files say. They speak of its end only when all of them are
+/// there: what still claims to be on the way was left so by somebody who was killed, and what could not be finished has been
+/// since.
+pub fn gives_way(known: &Entry, found: &Entry) -> bool {
+    match known.status {
+        Status::Recording | Status::Paused | Status::Stopping | Status::Processing => true,
+        Status::Failed => known.files.is_empty() && found.status == Status::Completed,
+        Status::Uploading | Status::Completed => false,
+    }
 }
 
 /// With its files. Nothing happens when it is not there.

@@ -285,6 +285,58 @@ fn what_is_found_does_not_overwrite() {
 }
 
 #[test]
+fn what_is_found_takes_the_place_of_what_a_killed_process_left() {
+    use Status::*;
+    let full = |status| Entry { status, ..entry(1) };
+    let failed = |files| Entry { files, error: Some("the disk".into()), ..bare(1, Failed) };
+    // Row: what is known, what is found, whether that takes its place.
+    let rows = [
+        (bare(1, Recording), full(Completed), true),
+        (bare(1, Paused), full(Completed), true),
+        (bare(1, Stopping), full(Completed), true),
+        (bare(1, Processing), full(Completed), true),
+        (bare(1, Processing), full(Failed), true),
+        (failed(vec![]), full(Completed), true),
+        (failed(vec![]), full(Failed), false),
+        (failed(full(Failed).files), full(Completed), false),
+        (bare(1, Uploading), full(Completed), false),
+        (bare(1, Completed), full(Completed), false),
+    ];
+    // Side by side, since each waits for a lock.
+    std::thread::scope(|scope| {
+        for (number, (known, found, takes_place)) in rows.into_iter().enumerate() {
+            scope.spawn(move || {
+                let expected = if takes_place { found.clone() } else { known.clone() };
+                found_over(&Place::new(&format!("left-{number}")), &known, found, &expected);
+            });
+        }
+    });
+}
+
+/// While the row waits to be written, while what was found does, and when both are written.
+fn found_over(place: &Place, known: &Entry, found: Entry, expected: &Entry) {
+    let found = || Update::Found(Box::new(found.clone()));
+    let db = place.start();
+    db.wait_for("the tables", |db| db.list(1, None).ok());
+    let other = place.connect();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    db.save(known);
+    db.update(found());
+    assert_eq!(db.status(known).as_ref(), Ok(expected), "{known:?} waits");
+    other.execute_batch("ROLLBACK").unwrap();
+    drop(db);
+    other.execute_batch("DELETE FROM recordings").unwrap();
+    place.start().save(known);
+    let db = place.start();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    db.update(found());
+    assert_eq!(db.status(known).as_ref(), Ok(expected), "{known:?} is written");
+    other.execute_batch("ROLLBACK").unwrap();
+    drop(db);
+    assert_eq!(place.start().status(known).as_ref(), Ok(expected), "both are written");
+}
+
+#[test]
 fn progress_is_of_live_ones_and_of_this_run() {
     let place = Place::new("progress");
     let db = place.start();
