@@ -26,6 +26,7 @@ mod payload;
 #[path = "../sim/net.rs"]
 mod weather;
 
+mod crash;
 mod figures;
 mod http;
 mod ice_tcp;

@@ -4,6 +4,8 @@ use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+
 use super::relay::{self, Relay};
 use super::{Server, Ws};
 use crate::client::{Client, Plan};
@@ -61,6 +63,14 @@ impl Browser {
     pub fn rebind(&mut self) {
         self.client.lossless = false;
         self.relay.rebind();
+    }
+
+    /// Goes, and says so.
+    pub fn leave(&mut self) {
+        if let Some(mut ws) = self.ws.take() {
+            ws.queue(json!({"type": "leave"}).to_string());
+        }
+        self.client.handle_closed(1000);
     }
 
     /// The socket of signaling is closed; media goes on for as long as the server lets it.

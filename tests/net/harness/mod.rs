@@ -3,12 +3,14 @@
 pub mod call;
 pub mod caller;
 pub mod client;
+pub mod film;
 pub mod media;
 pub mod relay;
 pub mod server;
 pub mod ws;
 
 pub use client::{Http, Response, Stream};
+pub use film::Film;
 pub use media::{MediaClient, run};
 pub use server::{Server, Setup, token};
 pub use ws::{Ws, frame, text};

@@ -72,6 +72,8 @@ pub struct Setup {
     dir: TempDir,
     env: Vec<(String, String)>,
     args: Vec<String>,
+    /// Recordings are on a disk of its own, of so many octets.
+    disk: Option<u64>,
 }
 
 impl Setup {
@@ -82,7 +84,7 @@ impl Setup {
 
     /// In development mode.
     pub fn dev() -> Self {
-        let setup = Setup { dir: TempDir::new(), env: Vec::new(), args: Vec::new() };
+        let setup = Setup { dir: TempDir::new(), env: Vec::new(), args: Vec::new(), disk: None };
         // Most stories end with connections that are dropped, and are not about those who might come back.
         let setup = setup.env("LIMIT_RESUME", "0s");
         setup.env("PORT", 0).env("RTC_UDP_PORT", 0).env("WORKERS", 1).env("RTC_ANNOUNCED_IPS", "127.0.0.1")
@@ -104,8 +106,20 @@ impl Setup {
         self
     }
 
+    /// Recordings are on a disk of so many octets, which is gone with the process. Needs [`Setup::has_small_disks`].
+    pub fn disk(mut self, octets: u64) -> Self {
+        self.disk = Some(octets);
+        self
+    }
+
     pub fn temp_dir(&self) -> TempDir {
         self.dir.clone()
+    }
+
+    /// What [`Setup::disk`] needs is there: somebody who may mount.
+    pub fn has_small_disks() -> bool {
+        let tried = unshare().args(["mount", "-t", "tmpfs", "none", "/mnt"]).stderr(Stdio::null()).status();
+        tried.is_ok_and(|status| status.success())
     }
 
     /// Starts and waits until it listens.
@@ -130,12 +144,28 @@ impl Setup {
         (code, out, server.all_of_stderr())
     }
 
-    fn spawn(self) -> Server {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_webrtc-engine"))
+    /// The command with its arguments; with a disk of its own in a name space that it alone has.
+    fn command(&self) -> Command {
+        let program = env!("CARGO_BIN_EXE_webrtc-engine");
+        let Some(octets) = self.disk else { return Command::new(program) };
+        let recordings = self.dir.path().join("recordings");
+        std::fs::create_dir_all(&recordings).unwrap();
+        let mut command = unshare();
+        let script = r#"mount -t tmpfs -o "size=$1" recordings "$2" && shift 2 && exec "$@""#;
+        command.args(["sh", "-c", script, "sh", &octets.to_string()]).arg(recordings).arg(program);
+        command
+    }
+
+    /// Starts, and does not wait.
+    pub fn spawn(self) -> Server {
+        let path = std::env::var_os("PATH").filter(|_| self.disk.is_some());
+        let mut child = self
+            .command()
             .args(&self.args)
             .env_clear()
             .env("DATA_DIR", self.dir.path().join("data"))
             .envs(self.env)
+            .envs(path.map(|path| ("PATH", path)))
             .current_dir(self.dir.path())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -163,9 +193,18 @@ impl Setup {
             http: Vec::new(),
             media: Vec::new(),
             line: String::new(),
-            _dir: self.dir,
+            dir: self.dir,
         }
     }
+}
+
+/// Runs what follows with mounts of its own; as somebody who may make some.
+fn unshare() -> Command {
+    let mut command = Command::new("unshare");
+    // SAFETY: it has no arguments, and cannot fail.
+    let is_root = unsafe { libc::geteuid() } == 0;
+    command.args(if is_root { ["--mount"].as_slice() } else { &["--mount", "--map-root-user"] });
+    command
 }
 
 /// Standard error so far, and whether it has ended.
@@ -186,12 +225,24 @@ pub struct Server {
     pub media: Vec<SocketAddr>,
     /// What it said when it started.
     pub line: String,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl Server {
     pub fn address(&self) -> SocketAddr {
         self.http[0]
+    }
+
+    /// Where it keeps recordings, as it sees that directory.
+    pub fn recordings(&self) -> PathBuf {
+        let root = Path::new("/proc").join(self.child.id().to_string()).join("root");
+        root.join(self.dir.path().strip_prefix("/").unwrap()).join("recordings")
+    }
+
+    /// `kill -9`, and waits until nothing is left of it.
+    pub fn kill(mut self) {
+        self.child.kill().expect("a child");
+        self.child.wait().expect("a child");
     }
 
     pub fn signal(&self, signal: i32) {

@@ -1,0 +1,543 @@
+//! Recordings whose server is killed, stopped, or finds its disk full: what is left of them, and what calls notice of it.
+//!
+//! Two simulated browsers send frames that are numbered and say when they were sent, so that what a file has can be compared with
+//! what was sent until the moment of a kill. Chance is seeded; what it meets is not, since threads are scheduled.
+//! `tools/crash.sh` kills a hundred times.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use libc::SIGTERM;
+use serde_json::{Value, json};
+use webrtc_engine::auth::Role;
+
+use crate::client::{Plan, SLOTS};
+use crate::harness::call::{Call, MS, SECOND};
+use crate::harness::server::TempDir;
+use crate::harness::{DEADLINE, Film, Http, Response, Server, Setup, Ws, token};
+use crate::weather::{FAIR, Weather};
+
+/// Nothing is lost on the way, and nothing takes time.
+const DIRECT: Weather = Weather { delay: Duration::ZERO, ..FAIR };
+const BROWSER: Plan = SLOTS;
+/// What a kill may cost.
+const LOST_MAX: Duration = SECOND;
+
+// ---- what is asked, and what is there ----
+
+fn start_in(dir: &TempDir) -> Server {
+    setup_in(dir).start()
+}
+
+fn setup_in(dir: &TempDir) -> Setup {
+    // Machines that test have small disks.
+    Setup::new().env("RECORDING_MIN_FREE_DISK", "0").dir(dir)
+}
+
+fn get(server: &Server, path: &str) -> Response {
+    ask(server, "GET", path)
+}
+
+fn ask(server: &Server, method: &str, path: &str) -> Response {
+    let authorization = format!("Authorization: Bearer {}", token("root", Role::Host));
+    Http::connect(server).request(method, path, &[&authorization], "")
+}
+
+fn command(server: &Server, room: &str, word: &str) -> Response {
+    ask(server, "POST", &format!("/video-calls/{room}/recording/{word}"))
+}
+
+/// Begins one, and gives its id.
+fn record(server: &Server, room: &str) -> String {
+    let response = command(server, room, "start");
+    assert_eq!(response.status, 201, "{response:?}");
+    id(&response)
+}
+
+fn id(response: &Response) -> String {
+    response.json()["recordingId"].as_str().expect("an id").to_owned()
+}
+
+fn status(server: &Server, recording: &str) -> Value {
+    let response = get(server, &format!("/video-calls/r/recording/{recording}"));
+    assert_eq!(response.status, 200, "{response:?}");
+    response.json()
+}
+
+/// Waits for the end of all work on a recording.
+fn completed(server: &Server, recording: &str) -> Value {
+    let until = Instant::now() + DEADLINE;
+    loop {
+        let response = get(server, &format!("/video-calls/r/recording/{recording}"));
+        // A database that was lost learns of it again.
+        let status = if response.status == 404 { Value::Null } else { response.json() };
+        if status["status"] == "completed" {
+            return status;
+        }
+        assert!(status["status"] != "failed" && Instant::now() < until, "{status}");
+        std::thread::sleep(5 * MS);
+    }
+}
+
+fn directory(dir: &TempDir, recording: &str) -> PathBuf {
+    dir.path().join("recordings").join("r").join(recording)
+}
+
+fn call_file(dir: &TempDir, recording: &str) -> PathBuf {
+    directory(dir, recording).join("recording.webm")
+}
+
+/// What the status says is what is there: these files, with these sizes and hashes, and no others.
+fn check_files(directory: &Path, status: &Value) {
+    let files = status["files"].as_array().expect("files");
+    let names: BTreeSet<String> = files.iter().map(|file| file["name"].as_str().unwrap().to_owned()).collect();
+    let there = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    assert_eq!(there.collect::<BTreeSet<_>>(), names, "nothing is left over, and nothing is missing");
+    for file in files {
+        let bytes = fs::read(directory.join(file["name"].as_str().unwrap())).unwrap();
+        let sha256: String = openssl::sha::sha256(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!((file["size"].as_u64(), file["sha256"].as_str()), (Some(bytes.len() as u64), Some(&sha256[..])));
+    }
+}
+
+/// All of a recording of Ann and Bob: the file of the call, and each one's own, in which the same frames are.
+fn check_recording(directory: &Path, status: &Value) -> Film {
+    check_files(directory, status);
+    let call = Film::read(&directory.join("recording.webm"));
+    call.check_complete();
+    call.check_tracks(&[ANN, BOB]);
+    let duration = status["durationMs"].as_u64().expect("a duration");
+    assert!(duration.abs_diff(call.duration.unwrap().as_millis() as u64) <= 1, "{duration} is not {:?}", call.duration);
+    let files = status["files"].as_array().unwrap();
+    for (client, user) in [(ANN, "ann"), (BOB, "bob")] {
+        let own = files.iter().find(|file| file["participant"] == user).expect("a file of each");
+        let own = Film::read(&directory.join(own["name"].as_str().unwrap()));
+        own.check_complete();
+        own.check_tracks(&[client]);
+        for (of, take) in own.takes {
+            let there = &call.takes[&of];
+            assert_eq!((take.first, take.last, take.frames), (there.first, there.last, there.frames), "{of:?}");
+        }
+    }
+    call
+}
+
+const ANN: u32 = 0;
+const BOB: u32 = 1;
+
+/// Ann and Bob see and hear each other.
+fn pair(server: &Server) -> Call<'_> {
+    let mut call = Call::new(server);
+    for user in ["ann", "bob"] {
+        call.join(user, &BROWSER, DIRECT);
+    }
+    call.expect("both see and hear each other", DEADLINE, flows(5));
+    call
+}
+
+/// Each has got so many packets more of the other than when this was called first.
+fn flows(more: u64) -> impl FnMut(&Call) -> bool {
+    let mut first: Option<Vec<u64>> = None;
+    move |call| {
+        let heard = |to: usize, from, video| call.people[to].client.heard_of(from, video);
+        let heard =
+            [(0, BOB, false), (0, BOB, true), (1, ANN, false), (1, ANN, true)].map(|(to, from, v)| heard(to, from, v));
+        let first = first.get_or_insert_with(|| heard.to_vec());
+        heard.iter().zip(first).all(|(now, before)| *now >= *before + more)
+    }
+}
+
+/// A pair that is recorded, and frames of it are on the disk.
+fn recorded<'a>(server: &'a Server, dir: &TempDir) -> (Call<'a>, String) {
+    let mut call = pair(server);
+    let recording = record(server, "r");
+    let file = call_file(dir, &recording);
+    let has_all = |_: &Call| Film::read(&file).takes.len() == 4;
+    call.expect("frames of all are on the disk", DEADLINE, has_all);
+    (call, recording)
+}
+
+/// What was lost of each track, up to this moment of the call.
+fn lost(film: &Film, until: Duration) -> Vec<Duration> {
+    film.takes.values().map(|take| until.saturating_sub(take.last_sent())).collect()
+}
+
+fn check_lost(film: &Film, until: Duration) -> Duration {
+    let worst = lost(film, until).into_iter().max().expect("a track");
+    assert!(worst <= LOST_MAX, "up to {worst:?} of a track are lost: {:?}", film.takes);
+    worst
+}
+
+fn told(call: &Call, kind: &str, reason: &str) -> bool {
+    call.people.iter().all(|b| b.client.texts_of(kind).any(|(_, text)| text["data"]["reason"] == reason))
+}
+
+// ---- kills ----
+
+#[test]
+fn a_killed_server_completes_its_recording_at_the_next_start() {
+    let rounds = std::env::var("CRASH_ROUNDS").map_or(3, |rounds| rounds.parse().expect("CRASH_ROUNDS is a number"));
+    let (mut all, mut frames) = (Vec::new(), Vec::new());
+    for round in 0..rounds {
+        let mut random = fastrand::Rng::with_seed(round);
+        let dir = TempDir::new();
+        let server = start_in(&dir);
+        let (mut call, recording) = recorded(&server, &dir);
+        call.run(MS * random.u32(0..2000));
+        let killed = call.now();
+        let sent: Vec<_> = call.people.iter().map(|b| b.client.frames_sent.clone()).collect();
+        drop(call);
+        server.kill();
+
+        let server = start_in(&dir);
+        let status = completed(&server, &recording);
+        assert_eq!(
+            (&status["recovered"], &status["error"], &status["endReason"]),
+            (&json!(true), &Value::Null, &Value::Null)
+        );
+        let film = check_recording(&directory(&dir, &recording), &status);
+        let worst = check_lost(&film, killed);
+        let frames_lost =
+            film.takes.iter().map(|((client, source), take)| sent[*client as usize][source] - take.last.picture - 1);
+        let frames_lost: Vec<u32> = frames_lost.collect();
+        println!("round {round}: at most {worst:?} are lost, frames {frames_lost:?}");
+        all.push(worst);
+        frames.push(frames_lost.into_iter().max().unwrap());
+        // And nothing is done twice.
+        drop(server);
+        assert_eq!(self::status(&start_in(&dir), &recording), status);
+    }
+    all.sort();
+    frames.sort();
+    let at = |share: usize| (all[(all.len() - 1) * share / 100], frames[(frames.len() - 1) * share / 100]);
+    println!(
+        "{rounds} kills; lost of the worst track, and most frames: median {:?}, 90 % {:?}, worst {:?}",
+        at(50),
+        at(90),
+        at(100)
+    );
+}
+
+#[test]
+fn a_server_killed_while_it_finishes_does_so_at_the_next_start() {
+    for round in 0..5 {
+        let mut random = fastrand::Rng::with_seed(100 + round);
+        let dir = TempDir::new();
+        let server = start_in(&dir);
+        let (mut call, recording) = recorded(&server, &dir);
+        call.run(300 * MS);
+        let stopped = call.now();
+        assert_eq!(command(&server, "r", "stop").status, 200);
+        // Any moment of what comes after the answer.
+        std::thread::sleep(Duration::from_micros(random.u64(0..50_000)));
+        drop(call);
+        server.kill();
+
+        let server = start_in(&dir);
+        let status = completed(&server, &recording);
+        let film = check_recording(&directory(&dir, &recording), &status);
+        check_lost(&film, stopped);
+    }
+}
+
+#[test]
+fn a_server_killed_again_and_again_while_it_repairs_gets_there() {
+    let mut random = fastrand::Rng::with_seed(7);
+    let dir = TempDir::new();
+    let server = start_in(&dir);
+    let (mut call, recording) = recorded(&server, &dir);
+    call.run(500 * MS);
+    let killed = call.now();
+    drop(call);
+    server.kill();
+    let directory = directory(&dir, &recording);
+    let (mut amid, mut kills) = (0, 0);
+    // Repairs of so little take some milliseconds, so most kills come before or after.
+    while kills < 12 && !directory.join("metadata.json").exists() {
+        let length = fs::metadata(directory.join("recording.webm")).unwrap().len();
+        let server = setup_in(&dir).spawn();
+        let until = Instant::now() + DEADLINE;
+        let has_begun = || {
+            let names =
+                fs::read_dir(&directory).unwrap().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+            fs::metadata(directory.join("recording.webm")).unwrap().len() != length
+                || names.into_iter().any(|name| name.ends_with(".webm.tmp"))
+                || directory.join("metadata.json").exists()
+        };
+        // The ballast of whoever was killed is no sign.
+        while kills % 3 != 0 && !has_begun() && Instant::now() < until && kills < 3 {
+            std::thread::yield_now();
+        }
+        std::thread::sleep(Duration::from_micros(random.u64(0..10_000)));
+        server.kill();
+        kills += 1;
+        amid += usize::from(has_begun() && !directory.join("metadata.json").exists());
+    }
+    println!("{kills} kills, {amid} of them while files were written");
+    let server = start_in(&dir);
+    let status = completed(&server, &recording);
+    assert_eq!(status["recovered"], true);
+    check_lost(&check_recording(&directory, &status), killed);
+}
+
+#[test]
+fn what_the_command_has_repaired_the_server_knows() {
+    let dir = TempDir::new();
+    let server = start_in(&dir);
+    let (call, recording) = recorded(&server, &dir);
+    let killed = call.now();
+    drop(call);
+    let run = |word: &str| Setup::new().dir(&dir).arg("recordings").arg(word).run();
+    let (code, out, _) = run("repair");
+    assert!(code == 0 && out.contains("in use, left alone"), "{out}");
+    server.kill();
+    let (code, out, _) = run("list");
+    assert!(code == 0 && out.contains(&recording) && out.contains("it can be repaired"), "{out}");
+    let (code, out, error) = run("repair");
+    assert!(code == 0 && out.contains("1 recording looked at, 1 repaired, 0 failed"), "{out}{error}");
+    let (code, out, _) = run("list");
+    assert!(code == 0 && out.contains(&recording) && out.contains("completed"), "{out}");
+    // What its database last heard of it is that it is made.
+    let status = completed(&start_in(&dir), &recording);
+    assert_eq!(status["recovered"], true);
+    check_lost(&check_recording(&directory(&dir, &recording), &status), killed);
+}
+
+// ---- a database that is gone ----
+
+fn delete_database(dir: &TempDir) {
+    for end in ["", "-wal", "-shm"] {
+        let _ = fs::remove_file(dir.path().join("data").join(format!("webrtc-engine.db{end}")));
+    }
+}
+
+#[test]
+fn a_deleted_database_is_made_again_from_what_is_on_the_disk() {
+    let dir = TempDir::new();
+    let mut server = start_in(&dir);
+    let (mut call, first) = recorded(&server, &dir);
+    assert_eq!(command(&server, "r", "stop").status, 200);
+    let finished = completed(&server, &first);
+    let second = record(&server, "r");
+    call.run(500 * MS);
+    assert_eq!(command(&server, "r", "stop").status, 200);
+    completed(&server, &second);
+    let before = get(&server, "/video-calls/r/recording").json();
+    assert_eq!(before["items"].as_array().map(Vec::len), Some(2));
+    drop(call);
+    server.signal(SIGTERM);
+    server.wait();
+    delete_database(&dir);
+
+    let server = start_in(&dir);
+    completed(&server, &first);
+    completed(&server, &second);
+    assert_eq!(get(&server, "/video-calls/r/recording").json(), before);
+    assert_eq!(status(&server, &first), finished);
+
+    // And with one that was under way.
+    let (call, third) = recorded(&server, &dir);
+    let killed = call.now();
+    drop(call);
+    server.kill();
+    delete_database(&dir);
+    let server = start_in(&dir);
+    let status = completed(&server, &third);
+    assert_eq!((&status["recovered"], &status["startedBy"]), (&json!(true), &json!("root")));
+    check_lost(&check_recording(&directory(&dir, &third), &status), killed);
+    completed(&server, &first);
+    completed(&server, &second);
+    let after = get(&server, "/video-calls/r/recording").json();
+    assert_eq!(after["items"].as_array().unwrap()[1..], before["items"].as_array().unwrap()[..]);
+}
+
+// ---- ends ----
+
+#[test]
+fn a_stopped_server_has_completed_its_recording_when_it_ends() {
+    // No time to drain; and somebody who does not wait for it.
+    for (timeout, signals) in [("0s", 1), ("60s", 2)] {
+        let dir = TempDir::new();
+        let mut server = setup_in(&dir).env("SHUTDOWN_TIMEOUT", timeout).start();
+        let (mut call, recording) = recorded(&server, &dir);
+        call.run(300 * MS);
+        let stopped = call.now();
+        drop(call.people.iter_mut().map(|b| b.is_held = true).collect::<Vec<_>>());
+        drop(call);
+        server.signal(SIGTERM);
+        if signals > 1 {
+            server.wait_for_log("draining", 1);
+            server.signal(SIGTERM);
+        }
+        assert_eq!(server.wait(), 0);
+        drop(server);
+        let film = Film::read(&call_file(&dir, &recording));
+        film.check_complete();
+        film.check_tracks(&[ANN, BOB]);
+
+        let server = start_in(&dir);
+        let status = completed(&server, &recording);
+        assert_eq!((&status["recovered"], &status["endReason"]), (&json!(false), &json!("server-stopped")));
+        check_lost(&check_recording(&directory(&dir, &recording), &status), stopped);
+    }
+}
+
+#[test]
+fn the_last_leave_ends_a_recording() {
+    let dir = TempDir::new();
+    let server = start_in(&dir);
+    let (mut call, recording) = recorded(&server, &dir);
+    call.people[ANN as usize].leave();
+    call.run(200 * MS);
+    assert_eq!(status(&server, &recording)["status"], "recording");
+    call.people[BOB as usize].leave();
+    let status = completed(&server, &recording);
+    assert_eq!((&status["recovered"], &status["endReason"]), (&json!(false), &json!("call-ended")));
+    check_recording(&directory(&dir, &recording), &status);
+}
+
+#[test]
+fn the_end_of_a_call_ends_a_recording() {
+    let dir = TempDir::new();
+    let server = start_in(&dir);
+    let (call, recording) = recorded(&server, &dir);
+    assert_eq!(ask(&server, "DELETE", "/video-calls/r").status, 204);
+    drop(call);
+    let status = completed(&server, &recording);
+    assert_eq!((&status["recovered"], &status["endReason"]), (&json!(false), &json!("call-ended")));
+    check_recording(&directory(&dir, &recording), &status);
+}
+
+#[test]
+fn what_may_be_asked_of_a_recording() {
+    let dir = TempDir::new();
+    let server = setup_in(&dir).env("LIMIT_RECORDINGS", 1).start();
+    let code = |response: Response| (response.status, response.code());
+    for word in ["start", "pause", "stop"] {
+        assert_eq!(
+            command(&server, "r", word).status,
+            if word == "pause" { 409 } else { 404 },
+            "{word} without a call"
+        );
+    }
+    let mut call = pair(&server);
+    let _other = Ws::join(&server, "eve", "other");
+    let recording = record(&server, "r");
+    let again = command(&server, "r", "start");
+    assert_eq!((again.status, id(&again)), (409, recording.clone()));
+    assert_eq!(again.code(), "recording_active");
+    assert_eq!(code(command(&server, "other", "start")), (503, "overloaded".into()));
+    for (word, is) in [("pause", "paused"), ("pause", "paused"), ("resume", "recording"), ("resume", "recording")] {
+        let response = command(&server, "r", word);
+        assert_eq!(
+            (response.status, response.json()),
+            (200, json!({"recordingId": recording, "status": is})),
+            "{word}"
+        );
+        call.expect("the status says so", DEADLINE, |_| status(&server, &recording)["status"] == is);
+    }
+    let file = call_file(&dir, &recording);
+    call.expect("frames of all are on the disk", DEADLINE, |_| Film::read(&file).takes.len() == 4);
+    for _ in 0..2 {
+        let response = command(&server, "r", "stop");
+        assert_eq!((response.status, id(&response)), (200, recording.clone()));
+    }
+    let status = completed(&server, &recording);
+    assert_eq!(status["endReason"], "requested");
+    assert!(
+        told(&call, "recording-stopped", "requested")
+            || call.wait(DEADLINE, |c| told(c, "recording-stopped", "requested")).is_some()
+    );
+    check_files(&directory(&dir, &recording), &status);
+    // There is room again.
+    record(&server, "other");
+}
+
+#[test]
+fn where_recordings_are_not_allowed_none_is_made() {
+    let server = Setup::new().env("RECORDING_ALLOWED", "false").start();
+    let mut ann = Ws::join(&server, "ann", "r");
+    let refused = command(&server, "r", "start");
+    assert_eq!((refused.status, refused.code().as_str()), (403, "recording_not_allowed"));
+    ann.ping();
+}
+
+#[test]
+fn a_recording_ends_at_its_limit_and_the_call_goes_on() {
+    let dir = TempDir::new();
+    let server = setup_in(&dir).env("LIMIT_RECORDING_LENGTH", "2s").start();
+    let (mut call, recording) = recorded(&server, &dir);
+    call.expect("everybody is told", DEADLINE, |call| told(call, "recording-stopped", "limit"));
+    call.expect("it is completed", DEADLINE, |call| {
+        call.people.iter().all(|b| b.client.texts_of("recording-completed").count() == 1)
+    });
+    call.expect("the call goes on", DEADLINE, flows(30));
+    let status = status(&server, &recording);
+    assert_eq!((&status["status"], &status["endReason"]), (&json!("completed"), &json!("limit")));
+    let film = check_recording(&directory(&dir, &recording), &status);
+    let duration = film.duration.unwrap();
+    assert!((1500 * MS..4 * SECOND).contains(&duration), "{duration:?}");
+    // The next one may begin.
+    assert_ne!(record(&server, "r"), recording);
+}
+
+// ---- a disk that is full ----
+
+#[test]
+fn nothing_is_recorded_on_a_disk_that_is_nearly_full() {
+    let server = Setup::new().env("RECORDING_MIN_FREE_DISK", "1000TiB").start();
+    let mut call = pair(&server);
+    let refused = command(&server, "r", "start");
+    assert_eq!((refused.status, refused.code().as_str()), (507, "disk_full"));
+    call.expect("the call goes on", DEADLINE, flows(30));
+    assert!(call.people.iter().all(|b| b.client.texts_of("recording-started").count() == 0));
+    assert_eq!(get(&server, "/video-calls/r/recording").json()["items"], json!([]));
+}
+
+#[test]
+fn a_disk_that_becomes_nearly_full_ends_a_recording_and_no_call() {
+    // What is left is less than is kept free; and nothing at all.
+    for left in [40 << 20, 0] {
+        a_disk_fills_up(left);
+    }
+}
+
+fn a_disk_fills_up(left: u64) {
+    if !Setup::has_small_disks() {
+        return eprintln!("nobody may mount here: not tried");
+    }
+    let server = Setup::new().env("RECORDING_MIN_FREE_DISK", "0").disk(100 << 20).start();
+    let mut call = pair(&server);
+    let recording = record(&server, "r");
+    let directory = server.recordings().join("r").join(&recording);
+    let file = directory.join("recording.webm");
+    call.expect("frames of all are on the disk", DEADLINE, |_| Film::read(&file).takes.len() == 4);
+    let filled = call.now();
+    fill(&server.recordings(), left);
+    call.expect("everybody is told", DEADLINE, |call| told(call, "recording-stopped", "disk-full"));
+    call.expect("the call goes on", DEADLINE, flows(30));
+    call.expect("it is completed", DEADLINE, |call| {
+        call.people.iter().all(|b| b.client.texts_of("recording-completed").count() == 1)
+    });
+    let refused = command(&server, "r", "start");
+    assert_eq!((refused.status, refused.code().as_str()), (507, "disk_full"));
+    let status = status(&server, &recording);
+    assert_eq!((&status["status"], &status["endReason"]), (&json!("completed"), &json!("disk-full")), "{status}");
+    check_files(&directory, &status);
+    let film = Film::read(&file);
+    film.check_complete();
+    film.check_tracks(&[ANN, BOB]);
+    check_lost(&film, filled);
+    call.expect("the call goes on", DEADLINE, flows(30));
+}
+
+/// So many octets stay free.
+fn fill(directory: &Path, left: u64) {
+    let file = fs::File::create(directory.join("filler")).unwrap();
+    let free = webrtc_engine::storage::disk::free(directory).unwrap();
+    // SAFETY: it is a file of ours, and takes no memory of the process.
+    let full = unsafe { libc::posix_fallocate(std::os::fd::AsRawFd::as_raw_fd(&file), 0, (free - left) as i64) };
+    assert_eq!(full, 0, "{}", std::io::Error::from_raw_os_error(full));
+}
