@@ -7,6 +7,7 @@ use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
 
+use webrtc_engine::recording::frames::opus;
 use webrtc_engine::webm::reader::Found;
 use webrtc_engine::webm::{Event, Reader};
 
@@ -20,6 +21,8 @@ pub struct Film {
     /// What its head says; `None` until it is complete.
     pub duration: Option<Duration>,
     pub cues: usize,
+    /// Blocks that were put where nothing came for a while.
+    pub silences: usize,
     /// By number of the track.
     by_track: BTreeMap<u32, (u32, Source)>,
 }
@@ -59,6 +62,10 @@ impl Film {
     }
 
     fn add(&mut self, found: &Found, payload: &[u8]) {
+        if *payload == opus::silence(SOUND)[..] {
+            self.silences += 1;
+            return;
+        }
         let tag = Tag::read(payload).unwrap_or_else(|| panic!("a block of {} octets says nothing", payload.len()));
         let of = (tag.client, tag.source);
         let is_video = tag.source.is_video();
@@ -117,7 +124,7 @@ impl Take {
 fn check_whole(last: &Tag, payload: &[u8]) {
     assert!(last.is_last(), "{last:?}");
     if !last.source.is_video() {
-        return assert_eq!(payload.first(), Some(&0x78), "{last:?}");
+        return assert_eq!(payload.first(), Some(&SOUND), "{last:?}");
     }
     let count = usize::from(last.count);
     assert_eq!(payload.len() % count, 0, "{last:?}: {} octets", payload.len());
@@ -129,3 +136,6 @@ fn check_whole(last: &Tag, payload: &[u8]) {
         assert_eq!(payload[3..6], [0x9d, 0x01, 0x2a]);
     }
 }
+
+/// What frames of a simulated microphone begin with.
+const SOUND: u8 = 0x78;

@@ -239,12 +239,6 @@ impl Server {
         root.join(self.dir.path().strip_prefix("/").unwrap()).join("recordings")
     }
 
-    /// `kill -9`, and waits until nothing is left of it.
-    pub fn kill(mut self) {
-        self.child.kill().expect("a child");
-        self.child.wait().expect("a child");
-    }
-
     pub fn signal(&self, signal: i32) {
         // SAFETY: the child has not been waited for, so its id is still its own.
         let sent = unsafe { libc::kill(self.child.id() as i32, signal) };

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Kills a server with SIGKILL at random moments of a live recording, and looks at what the next start makes of it: that frames of
+# at most one second before the kill are missing, and none before those (tests/net/crash.rs).
+#
+#   tools/crash.sh [rounds]
+#
+# 100 rounds when nothing is said, of three seconds or so each. Prints what each kill has cost, and the worst of all.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+CRASH_ROUNDS=${1:-100} cargo test --locked --test net crash::a_killed_server -- --nocapture |
+    grep -E '^(round|[0-9]+ kills|test |thread|  left|  right|failures)|panicked'
