@@ -4,8 +4,10 @@
 //! and cues are made again out of file and manifest, then everything goes as after a stop. No file of a recording is deleted.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read, SeekFrom};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
@@ -80,7 +82,8 @@ pub fn repair_all(root: &Path, mut on_report: impl FnMut(&Report)) -> io::Result
     Ok(reports)
 }
 
-/// What is below a root, without changing anything. Of what is unfinished there is what its manifest says.
+/// What is below a root, without changing anything. Of what is unfinished there is what its manifest says; of what never began,
+/// nothing.
 pub fn list(root: &Path) -> io::Result<Vec<Report>> {
     let look = |directory: PathBuf| match complete_entry(root, &directory) {
         Some((entry, _)) => Report { directory, outcome: Outcome::Complete, entry: Some(entry) },
@@ -89,10 +92,11 @@ pub fn list(root: &Path) -> io::Result<Vec<Report>> {
                 let outcome = Outcome::Failed("it is not finished; it can be repaired".into());
                 Report { directory, outcome, entry: metadata::entry(journal.state()) }
             }
-            Err(error) => unopened(directory, error),
+            Err(error) => unopened(root, directory, error),
         },
     };
-    Ok(directories(root)?.into_iter().map(look).collect())
+    let reports = directories(root)?.into_iter().map(look);
+    Ok(reports.filter(|report| report.outcome != Outcome::Complete || report.entry.is_some()).collect())
 }
 
 /// `<callId>/<recordingId>` of all that are called so, in order. Nothing else is looked at.
@@ -127,7 +131,7 @@ pub fn repair(root: &Path, directory: &Path, work: &mut Work<'_>) -> Report {
     }
     let journal = match Journal::open(&root.join(&directory)) {
         Ok(journal) => journal,
-        Err(error) => return unopened(directory, error),
+        Err(error) => return unopened(root, directory, error),
     };
     let Some(entry) = metadata::entry(journal.state()).filter(|entry| entry.directory == directory) else {
         let outcome = Outcome::Failed("its manifest is not of this recording".into());
@@ -181,12 +185,22 @@ fn complete_entry(root: &Path, directory: &Path) -> Option<(Entry, bool)> {
     (entry.directory == directory).then_some((entry, metadata.incomplete))
 }
 
-fn unopened(directory: PathBuf, error: OpenError) -> Report {
+fn unopened(root: &Path, directory: PathBuf, error: OpenError) -> Report {
     let outcome = match error {
         OpenError::Locked => Outcome::InUse,
+        OpenError::Io(error) if error.kind() == io::ErrorKind::NotFound && never_began(&root.join(&directory)) => {
+            Outcome::Complete
+        }
         OpenError::Io(error) => Outcome::Failed(format!("its manifest cannot be read: {error}")),
     };
     Report { directory, outcome, entry: None }
+}
+
+/// Somebody was killed, or is just about, to make the first file of it. It is left alone, since that may be somebody who lives.
+fn never_began(directory: &Path) -> bool {
+    let is_temporary = |name: &OsStr| name.as_bytes().ends_with(names::TEMPORARY.as_bytes());
+    fs::read_dir(directory)
+        .is_ok_and(|mut entries| entries.all(|entry| entry.is_ok_and(|entry| is_temporary(&entry.file_name()))))
 }
 
 /// Completes the file of the call in place. Where the blocks of its tracks are, and milliseconds of it; nothing and 0 when not

@@ -197,25 +197,39 @@ fn what_is_no_recording_is_left_alone() {
         fs::create_dir_all(&path).expect("a directory");
         path
     };
-    // Names that are none of ours; no manifest; one of another recording; one that says nothing; metadata that is none.
+    // Names that are none of ours; nothing yet; no manifest; one of another recording; one that says nothing; metadata that is
+    // none.
     make("call/other");
     fs::create_dir_all(root.join("c%20ll").join(&name)).expect("a directory");
     make(&format!("empty/{other}"));
+    fs::write(make(&format!("begun/{other}")).join("manifest.jsonl.tmp"), b"{").expect("room");
+    fs::write(make(&format!("lost/{other}")).join(names::call(true)), b"").expect("room");
     fs::write(make(&format!("copy/{other}")).join(names::MANIFEST), &manifest).expect("room");
     fs::write(make(&format!("junk/{other}")).join(names::MANIFEST), b"{\"type\":\"x\"}\n\0\0").expect("room");
     fs::write(directory.join(names::METADATA), b"{}").expect("room");
     fs::write(root.join("file"), b"").expect("room");
     let reports = repair_all(root, |_| {}).expect("a directory");
-    let outcomes: Vec<(String, bool)> = reports
-        .iter()
-        .map(|report| {
-            let call = report.directory.parent().expect("a call").to_string_lossy().into_owned();
-            assert!(matches!(report.outcome, Outcome::Failed(_) | Outcome::Repaired), "{report:?}");
-            (call, report.outcome == Outcome::Repaired)
-        })
-        .collect();
-    let expected = [("call", true), ("copy", false), ("empty", false), ("junk", false)];
-    assert_eq!(outcomes, expected.map(|(call, is_repaired)| (call.to_owned(), is_repaired)));
+    let outcome = |report: &Report| {
+        let call = report.directory.parent().expect("a call").to_string_lossy().into_owned();
+        let outcome = match (&report.outcome, &report.entry) {
+            (Outcome::Repaired, Some(_)) => "repaired",
+            (Outcome::Failed(_), None) => "failed",
+            (Outcome::Complete, None) => "nothing",
+            other => panic!("{other:?}"),
+        };
+        (call, outcome)
+    };
+    let expected = [
+        ("begun", "nothing"),
+        ("call", "repaired"),
+        ("copy", "failed"),
+        ("empty", "nothing"),
+        ("junk", "failed"),
+        ("lost", "failed"),
+    ];
+    assert_eq!(reports.iter().map(outcome).collect::<Vec<_>>(), expected.map(|(call, is)| (call.to_owned(), is)));
+    assert!(root.join(format!("begun/{other}/manifest.jsonl.tmp")).exists(), "somebody may be at it");
+    assert_eq!(list(root).expect("a directory").len(), 4);
     assert_eq!(fs::read(root.join(format!("copy/{other}/{}", names::MANIFEST))).expect("a file"), manifest);
 }
 
