@@ -28,12 +28,13 @@ use data_dir::DataDirLock;
 pub fn main() -> ExitCode {
     let mut out = Vec::new();
     let outcome = run(std::env::args_os().skip(1).collect(), std::env::vars_os().collect(), &mut out);
-    let outcome = outcome.and_then(|()| match io::stdout().lock().write_all(&out) {
+    // Also where something failed: it says what did, and what did not.
+    let written = match io::stdout().lock().write_all(&out) {
         // Whoever read has seen enough, as in `config check | head`.
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        written => Ok(written?),
-    });
-    match outcome {
+        written => written.map_err(Failure::from),
+    };
+    match outcome.and(written) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             // Nothing is left to do where even this cannot be written.
