@@ -9,4 +9,4 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 CRASH_ROUNDS=${1:-100} cargo test --locked --test net crash::a_killed_server -- --nocapture |
-    grep -E '^(round|[0-9]+ kills|test |thread|  left|  right|failures)|panicked'
+    grep --line-buffered -E '^(round|[0-9]+ kills|test |thread|  left|  right|failures)|panicked'

@@ -17,7 +17,7 @@ use crate::client::{Plan, SLOTS};
 use crate::harness::call::{Call, MS, SECOND};
 use crate::harness::server::TempDir;
 use crate::harness::{DEADLINE, Film, Http, Response, Server, Setup, Ws, token};
-use crate::weather::{FAIR, Weather};
+use crate::weather::{DARK, FAIR, Weather};
 
 /// Nothing is lost on the way, and nothing takes time.
 const DIRECT: Weather = Weather { delay: Duration::ZERO, ..FAIR };
@@ -159,15 +159,10 @@ fn recorded<'a>(server: &'a Server, dir: &TempDir) -> (Call<'a>, String) {
     (call, recording)
 }
 
-/// What was lost of each track, up to this moment of the call.
-fn lost(film: &Film, until: Duration) -> Vec<Duration> {
-    film.takes.values().map(|take| until.saturating_sub(take.last_sent())).collect()
-}
-
-fn check_lost(film: &Film, until: Duration) -> Duration {
-    let worst = lost(film, until).into_iter().max().expect("a track");
+/// Of no track more is lost, up to this moment of the call, than a kill may cost.
+fn check_lost(film: &Film, until: Duration) {
+    let worst = film.takes.values().map(|take| until.saturating_sub(take.last_sent())).max().expect("a track");
     assert!(worst <= LOST_MAX, "up to {worst:?} of a track are lost: {:?}", film.takes);
-    worst
 }
 
 fn told(call: &Call, kind: &str, reason: &str) -> bool {
@@ -186,49 +181,131 @@ fn sizes(directory: &Path) -> BTreeMap<String, u64> {
     entries.filter_map(|entry| Some((entry.file_name().into_string().ok()?, entry.metadata().ok()?.len()))).collect()
 }
 
+/// What happens before a kill.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Before {
+    Nothing,
+    /// Nothing comes from Bob any more. Others wait for him, though not for long.
+    Darkness,
+    Pause,
+}
+
+/// What a kill has cost: of the track that lost most, and in frames of each.
+struct Cost {
+    worst: Duration,
+    frames: Vec<u32>,
+}
+
+/// Kills at a random moment, and looks at what the next start makes of it.
+fn killed(before: Before, seed: u64) -> Cost {
+    let mut random = fastrand::Rng::with_seed(seed);
+    let dir = TempDir::new();
+    let server = start_in(&dir);
+    let (mut call, recording) = recorded(&server, &dir);
+    call.run(MS * random.u32(0..2000));
+    let changed = call.now();
+    match before {
+        Before::Nothing => {}
+        Before::Darkness => call.people[BOB as usize].set_up(DARK),
+        Before::Pause => assert_eq!(command(&server, "r", "pause").status, 200),
+    }
+    if before != Before::Nothing {
+        call.run(MS * random.u32(0..1500));
+    }
+    let killed = call.now();
+    kill(&server);
+    let sent: Vec<_> = call.people.iter().map(|b| b.client.frames_sent.clone()).collect();
+    drop(call);
+    drop(server);
+
+    let server = start_in(&dir);
+    let status = completed(&server, &recording);
+    for (member, value) in [("recovered", json!(true)), ("error", Value::Null), ("endReason", Value::Null)] {
+        assert_eq!(status[member], value, "{member}");
+    }
+    let film = check_recording(&directory(&dir, &recording), &status);
+    let until = |client: u32| match before {
+        Before::Nothing => killed,
+        Before::Darkness => {
+            if client == BOB {
+                changed
+            } else {
+                killed
+            }
+        }
+        Before::Pause => changed,
+    };
+    let lost = film.takes.iter().map(|((client, _), take)| until(*client).saturating_sub(take.last_sent()));
+    let worst = lost.max().expect("a track");
+    assert!(worst <= LOST_MAX, "{before:?}: up to {worst:?} are lost: {:?}", film.takes);
+    let frames =
+        film.takes.iter().map(|((client, source), take)| sent[*client as usize][source] - take.last.picture - 1);
+    let frames = frames.collect();
+    // And nothing is done twice.
+    drop(server);
+    assert_eq!(self::status(&start_in(&dir), &recording), status);
+    Cost { worst, frames }
+}
+
 #[test]
 fn a_killed_server_completes_its_recording_at_the_next_start() {
     let rounds = std::env::var("CRASH_ROUNDS").map_or(3, |rounds| rounds.parse().expect("CRASH_ROUNDS is a number"));
-    let (mut all, mut frames) = (Vec::new(), Vec::new());
+    let mut costs = Vec::new();
     for round in 0..rounds {
-        let mut random = fastrand::Rng::with_seed(round);
-        let dir = TempDir::new();
-        let server = start_in(&dir);
-        let (mut call, recording) = recorded(&server, &dir);
-        call.run(MS * random.u32(0..2000));
-        let killed = call.now();
-        let sent: Vec<_> = call.people.iter().map(|b| b.client.frames_sent.clone()).collect();
-        kill(&server);
-        drop(call);
-        drop(server);
-
-        let server = start_in(&dir);
-        let status = completed(&server, &recording);
-        assert_eq!(
-            (&status["recovered"], &status["error"], &status["endReason"]),
-            (&json!(true), &Value::Null, &Value::Null)
-        );
-        let film = check_recording(&directory(&dir, &recording), &status);
-        let worst = check_lost(&film, killed);
-        let frames_lost =
-            film.takes.iter().map(|((client, source), take)| sent[*client as usize][source] - take.last.picture - 1);
-        let frames_lost: Vec<u32> = frames_lost.collect();
-        println!("round {round}: at most {worst:?} are lost, frames {frames_lost:?}, silences {}", film.silences);
-        all.push(worst);
-        frames.push(frames_lost.into_iter().max().unwrap());
-        // And nothing is done twice.
-        drop(server);
-        assert_eq!(self::status(&start_in(&dir), &recording), status);
+        let Cost { worst, frames } = killed(Before::Nothing, round);
+        println!("round {round}: at most {worst:.0?} are lost, frames of each {frames:?}");
+        costs.push((worst, frames.into_iter().max().unwrap()));
     }
-    all.sort();
-    frames.sort();
-    let at = |share: usize| (all[(all.len() - 1) * share / 100], frames[(frames.len() - 1) * share / 100]);
-    println!(
-        "{rounds} kills; lost of the worst track, and most frames: median {:?}, 90 % {:?}, worst {:?}",
-        at(50),
-        at(90),
-        at(100)
-    );
+    costs.sort();
+    let at = |share: usize| {
+        let (time, frames) = costs[(costs.len() - 1) * share / 100];
+        format!("{time:.0?} ({frames} frames)")
+    };
+    println!("{rounds} kills cost: median {}, 90 % {}, worst {}", at(50), at(90), at(100));
+}
+
+#[test]
+fn a_server_killed_while_somebody_cannot_be_heard() {
+    for seed in 200..203 {
+        killed(Before::Darkness, seed);
+    }
+}
+
+#[test]
+fn a_server_killed_while_a_recording_is_paused() {
+    killed(Before::Pause, 300);
+}
+
+#[test]
+fn a_server_killed_while_a_recording_begins_leaves_nothing_half_done() {
+    let dir = TempDir::new();
+    for seed in 400..408 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let server = start_in(&dir);
+        let mut ann = Ws::join(&server, "ann", "r");
+        let mut http = Http::connect(&server);
+        let authorization = format!("Authorization: Bearer {}", token("root", Role::Host));
+        http.send(&format!("POST /video-calls/r/recording/start HTTP/1.1\r\nHost: x\r\n{authorization}\r\n\r\n"));
+        std::thread::sleep(Duration::from_micros(random.u64(0..12_000)));
+        kill(&server);
+        ann.stream().is_closed_by_server();
+    }
+    let server = start_in(&dir);
+    let is_over = |status: &Value| status == "failed" || status == "completed";
+    let until = Instant::now() + DEADLINE;
+    let items = loop {
+        let items = get(&server, "/video-calls/r/recording").json()["items"].as_array().unwrap().clone();
+        if items.iter().all(|item| is_over(&item["status"])) {
+            break items;
+        }
+        assert!(Instant::now() < until, "{items:?}");
+    };
+    for item in &items {
+        assert_eq!((&item["recovered"], &item["error"]), (&json!(true), &json!("no media was received")));
+    }
+    drop(server);
+    let (code, out, error) = Setup::new().dir(&dir).arg("recordings").arg("repair").run();
+    assert!(code == 0 && out.contains(" 0 repaired, 0 failed"), "{code} {out}{error}");
 }
 
 #[test]
@@ -256,37 +333,57 @@ fn a_server_killed_while_it_finishes_does_so_at_the_next_start() {
 
 #[test]
 fn a_server_killed_again_and_again_while_it_repairs_gets_there() {
-    let mut random = fastrand::Rng::with_seed(7);
-    let dir = TempDir::new();
-    let server = start_in(&dir);
-    let (mut call, recording) = recorded(&server, &dir);
+    let origin = TempDir::new();
+    let server = start_in(&origin);
+    let (mut call, recording) = recorded(&server, &origin);
     call.run(500 * MS);
     let killed = call.now();
     kill(&server);
     drop(call);
     drop(server);
-    let directory = directory(&dir, &recording);
-    let is_done = || directory.join("metadata.json").exists();
-    let mut kills = 0;
-    while kills < 20 && !is_done() {
-        let before = sizes(&directory);
-        let server = setup_in(&dir).spawn();
-        let until = Instant::now() + DEADLINE;
-        while sizes(&directory) == before {
-            assert!(Instant::now() < until, "nothing is repaired");
-            std::thread::yield_now();
+    for seed in 0..4 {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let dir = TempDir::new();
+        copy(origin.path(), dir.path());
+        let directory = directory(&dir, &recording);
+        for kill in 0..6 {
+            kill_amid_repair(&dir, &directory, Duration::from_micros(random.u64(0..(kill + 1) * 1500)));
         }
-        // A repair of so little takes some milliseconds.
-        std::thread::sleep(Duration::from_micros(random.u64(0..8_000)));
-        kill(&server);
-        kills += 1;
-        println!("kill {kills}: {:?}", sizes(&directory));
+        let server = start_in(&dir);
+        let status = completed(&server, &recording);
+        assert_eq!(status["recovered"], true);
+        check_lost(&check_recording(&directory, &status), killed);
     }
-    assert!(kills > 1 || !is_done(), "a kill met the repair");
-    let server = start_in(&dir);
-    let status = completed(&server, &recording);
-    assert_eq!(status["recovered"], true);
-    check_lost(&check_recording(&directory, &status), killed);
+}
+
+/// Kills a server so long after it has begun to change something. A repair of so little takes some milliseconds.
+fn kill_amid_repair(dir: &TempDir, directory: &Path, after: Duration) {
+    let before = sizes(directory);
+    if before.contains_key("metadata.json") {
+        return;
+    }
+    let server = setup_in(dir).spawn();
+    let until = Instant::now() + DEADLINE;
+    while sizes(directory) == before {
+        assert!(Instant::now() < until, "nothing is repaired");
+        std::thread::yield_now();
+    }
+    std::thread::sleep(after);
+    kill(&server);
+    drop(server);
+    println!("killed {after:?} after the first change: {:?}", sizes(directory));
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let to = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &to)
+        } else {
+            fs::copy(entry.path(), to).map(drop).unwrap()
+        }
+    }
 }
 
 #[test]
@@ -303,8 +400,13 @@ fn what_the_command_has_repaired_the_server_knows() {
     drop(server);
     let (code, out, _) = run("list");
     assert!(code == 0 && out.contains(&recording) && out.contains("it can be repaired"), "{out}");
+    // Another one, of which nobody knows any more what it is.
+    let lost = dir.path().join("recordings").join("lost").join(&recording);
+    copy(&directory(&dir, &recording), &lost);
+    fs::remove_file(lost.join("manifest.jsonl")).unwrap();
     let (code, out, error) = run("repair");
-    assert!(code == 0 && out.contains("1 recording looked at, 1 repaired, 0 failed"), "{out}{error}");
+    assert!(code == 1 && out.contains("2 recordings looked at, 1 repaired, 1 failed"), "{out}{error}");
+    assert!(out.contains("FAILED: its manifest cannot be read"), "{out}");
     let (code, out, _) = run("list");
     assert!(code == 0 && out.contains(&recording) && out.contains("completed"), "{out}");
     // What its database last heard of it is that it is made.
