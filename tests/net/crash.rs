@@ -17,11 +17,15 @@ use crate::client::{Plan, SLOTS};
 use crate::harness::call::{Call, MS, SECOND};
 use crate::harness::server::TempDir;
 use crate::harness::{DEADLINE, Film, Http, Response, Server, Setup, Ws, token};
+use crate::payload::Source;
 use crate::weather::{DARK, FAIR, Weather};
 
 /// Nothing is lost on the way, and nothing takes time.
 const DIRECT: Weather = Weather { delay: Duration::ZERO, ..FAIR };
+/// More than what is sent again makes up for.
+const LOSS: Weather = Weather { loss: 0.25, delay: Duration::from_millis(80), ..FAIR };
 const BROWSER: Plan = SLOTS;
+const CAMERA: Source = Source::Camera;
 /// What a kill may cost.
 const LOST_MAX: Duration = SECOND;
 
@@ -102,20 +106,27 @@ fn check_files(directory: &Path, status: &Value) {
     }
 }
 
-/// All of a recording of Ann and Bob: the file of the call, and each one's own, in which the same frames are.
+/// All of a recording of Ann and Bob, of whom no frame is missing.
 fn check_recording(directory: &Path, status: &Value) -> Film {
+    let film = check_people(directory, status, &[ANN, BOB]);
+    film.check_holes(&[ANN, BOB]);
+    film
+}
+
+/// All of a recording of some people: the file of the call, and each one's own, in which the same frames are.
+fn check_people(directory: &Path, status: &Value, people: &[u32]) -> Film {
     check_files(directory, status);
     let call = Film::read(&directory.join("recording.webm"));
     call.check_complete();
-    call.check_tracks(&[ANN, BOB]);
+    call.check_tracks(people);
     let duration = status["durationMs"].as_u64().expect("a duration");
     assert!(duration.abs_diff(call.duration.unwrap().as_millis() as u64) <= 1, "{duration} is not {:?}", call.duration);
     let files = status["files"].as_array().unwrap();
-    for (client, user) in [(ANN, "ann"), (BOB, "bob")] {
-        let own = files.iter().find(|file| file["participant"] == user).expect("a file of each");
+    for client in people {
+        let own = files.iter().find(|file| file["participant"] == USERS[*client as usize]).expect("a file of each");
         let own = Film::read(&directory.join(own["name"].as_str().unwrap()));
         own.check_complete();
-        own.check_tracks(&[client]);
+        own.check_tracks(&[*client]);
         for (of, take) in own.takes {
             let there = &call.takes[&of];
             assert_eq!((take.first, take.last, take.frames), (there.first, there.last, there.frames), "{of:?}");
@@ -126,11 +137,13 @@ fn check_recording(directory: &Path, status: &Value) -> Film {
 
 const ANN: u32 = 0;
 const BOB: u32 = 1;
+const EVE: u32 = 2;
+const USERS: [&str; 3] = ["ann", "bob", "eve"];
 
 /// Ann and Bob see and hear each other.
 fn pair(server: &Server) -> Call<'_> {
     let mut call = Call::new(server);
-    for user in ["ann", "bob"] {
+    for user in &USERS[..2] {
         call.join(user, &BROWSER, DIRECT);
     }
     call.expect("both see and hear each other", DEADLINE, flows(5));
@@ -165,6 +178,13 @@ fn check_lost(film: &Film, until: Duration) {
     assert!(worst <= LOST_MAX, "up to {worst:?} of a track are lost: {:?}", film.takes);
 }
 
+/// What the database says, of a server that is not there any more.
+fn row(dir: &TempDir, recording: &str) -> String {
+    let database = rusqlite::Connection::open(dir.path().join("data").join("webrtc-engine.db")).unwrap();
+    let sql = "SELECT status FROM recordings WHERE recording = ?1";
+    database.query_row(sql, [recording], |row| row.get(0)).expect("a row")
+}
+
 fn told(call: &Call, kind: &str, reason: &str) -> bool {
     call.people.iter().all(|b| b.client.texts_of(kind).any(|(_, text)| text["data"]["reason"] == reason))
 }
@@ -187,6 +207,10 @@ enum Before {
     Nothing,
     /// Nothing comes from Bob any more. Others wait for him, though not for long.
     Darkness,
+    /// Much of what comes from Bob is lost, and some of that for ever.
+    Loss,
+    /// Eve comes, and is seen.
+    Join,
     Pause,
 }
 
@@ -207,8 +231,15 @@ fn killed(before: Before, seed: u64) -> Cost {
     match before {
         Before::Nothing => {}
         Before::Darkness => call.people[BOB as usize].set_up(DARK),
+        Before::Loss => call.people[BOB as usize].set_up(LOSS),
+        Before::Join => {
+            call.join("eve", &BROWSER, DIRECT);
+            call.expect("Eve is seen", DEADLINE, |call| call.people[ANN as usize].client.heard_of(EVE, true) > 0);
+        }
         Before::Pause => assert_eq!(command(&server, "r", "pause").status, 200),
     }
+    // Where what is said of Eve counts from.
+    let began = call.now();
     if before != Before::Nothing {
         call.run(MS * random.u32(0..1500));
     }
@@ -223,17 +254,16 @@ fn killed(before: Before, seed: u64) -> Cost {
     for (member, value) in [("recovered", json!(true)), ("error", Value::Null), ("endReason", Value::Null)] {
         assert_eq!(status[member], value, "{member}");
     }
-    let film = check_recording(&directory(&dir, &recording), &status);
+    let directory = directory(&dir, &recording);
+    // Who came a moment before need not be there.
+    let has_eve = before == Before::Join && Film::read(&call_file(&dir, &recording)).takes.contains_key(&(EVE, CAMERA));
+    assert!(before != Before::Join || has_eve || killed - began <= LOST_MAX, "Eve is not there");
+    let film = check_people(&directory, &status, if has_eve { &[ANN, BOB, EVE] } else { &[ANN, BOB] });
+    film.check_holes(if before == Before::Loss { &[ANN] } else { &[ANN, BOB, EVE] });
     let until = |client: u32| match before {
-        Before::Nothing => killed,
-        Before::Darkness => {
-            if client == BOB {
-                changed
-            } else {
-                killed
-            }
-        }
-        Before::Pause => changed,
+        Before::Nothing | Before::Loss | Before::Join => killed,
+        Before::Darkness if client != BOB => killed,
+        Before::Darkness | Before::Pause => changed,
     };
     let lost = film.takes.iter().map(|((client, _), take)| until(*client).saturating_sub(take.last_sent()));
     let worst = lost.max().expect("a track");
@@ -249,11 +279,16 @@ fn killed(before: Before, seed: u64) -> Cost {
 
 #[test]
 fn a_killed_server_completes_its_recording_at_the_next_start() {
-    let rounds = std::env::var("CRASH_ROUNDS").map_or(3, |rounds| rounds.parse().expect("CRASH_ROUNDS is a number"));
+    kills(Before::Nothing, 0, 3);
+}
+
+/// As many as are wanted, and what they cost.
+fn kills(before: Before, first: u64, rounds: u64) {
+    let rounds = std::env::var("CRASH_ROUNDS").map_or(rounds, |all| all.parse().expect("CRASH_ROUNDS is a number"));
     let mut costs = Vec::new();
-    for round in 0..rounds {
-        let Cost { worst, frames } = killed(Before::Nothing, round);
-        println!("round {round}: at most {worst:.0?} are lost, frames of each {frames:?}");
+    for seed in first..first + rounds {
+        let Cost { worst, frames } = killed(before, seed);
+        println!("{before:?}, seed {seed}: at most {worst:.0?} are lost, frames of each {frames:?}");
         costs.push((worst, frames.into_iter().max().unwrap()));
     }
     costs.sort();
@@ -261,25 +296,33 @@ fn a_killed_server_completes_its_recording_at_the_next_start() {
         let (time, frames) = costs[(costs.len() - 1) * share / 100];
         format!("{time:.0?} ({frames} frames)")
     };
-    println!("{rounds} kills cost: median {}, 90 % {}, worst {}", at(50), at(90), at(100));
+    println!("{rounds} kills cost, {before:?}: median {}, 90 % {}, worst {}", at(50), at(90), at(100));
 }
 
 #[test]
 fn a_server_killed_while_somebody_cannot_be_heard() {
-    for seed in 200..203 {
-        killed(Before::Darkness, seed);
-    }
+    kills(Before::Darkness, 200, 3);
+}
+
+#[test]
+fn a_server_killed_while_much_of_somebody_is_lost() {
+    kills(Before::Loss, 300, 2);
+}
+
+#[test]
+fn a_server_killed_after_somebody_came() {
+    kills(Before::Join, 400, 2);
 }
 
 #[test]
 fn a_server_killed_while_a_recording_is_paused() {
-    killed(Before::Pause, 300);
+    kills(Before::Pause, 500, 1);
 }
 
 #[test]
 fn a_server_killed_while_a_recording_begins_leaves_nothing_half_done() {
     let dir = TempDir::new();
-    for seed in 400..408 {
+    for seed in 600..608 {
         let mut random = fastrand::Rng::with_seed(seed);
         let server = start_in(&dir);
         let mut ann = Ws::join(&server, "ann", "r");
@@ -488,6 +531,8 @@ fn a_stopped_server_has_completed_its_recording_when_it_ends() {
         let film = Film::read(&call_file(&dir, &recording));
         film.check_complete();
         film.check_tracks(&[ANN, BOB]);
+        film.check_holes(&[ANN, BOB]);
+        assert_eq!(row(&dir, &recording), "completed", "the database has heard of it");
 
         let server = start_in(&dir);
         let status = completed(&server, &recording);
@@ -626,6 +671,7 @@ fn a_disk_fills_up(left: u64) {
     let film = Film::read(&file);
     film.check_complete();
     film.check_tracks(&[ANN, BOB]);
+    film.check_holes(&[ANN, BOB]);
     check_lost(&film, filled);
     call.expect("the call goes on", DEADLINE, flows(30));
 }
