@@ -28,7 +28,8 @@ use std::time::{Duration, Instant};
 
 use crate::base::queue::{Sender, bounded};
 use crate::base::{RecordingId, RoomId};
-use crate::recording::library::{Answer, Entry, Inquiry, ReplyTo, Request, Unavailable, Update};
+use crate::recording::library::{Answer, Entry, Inquiry, ReplyTo, Request, Status, Unavailable, Update};
+use crate::recording::names;
 
 use pending::{Change, Pending, Progress};
 use removal::{Done, Removal};
@@ -71,13 +72,14 @@ impl Database {
     pub fn start(path: &Path, recordings: &Path) -> Result<Database, StartError> {
         let store =
             Store::open(path, Instant::now()).map_err(|newer| StartError::Newer { path: path.to_owned(), newer })?;
-        let keeper = Keeper {
+        let mut keeper = Keeper {
             store,
             pending: Pending::default(),
             write_again: Instant::now(),
             recordings: recordings.to_owned(),
             removal: Removal::start().map_err(StartError::Thread)?,
         };
+        keeper.give_up();
         let (queue, inbox) = bounded(QUEUE);
         // Held by the thread, dropped with its end.
         let (ending, ended) = bounded::<()>(1);
@@ -137,6 +139,26 @@ impl Keeper {
             }
         }
         self.finish();
+    }
+
+    /// What a former run has left unfinished is finished by whoever finds it on the disk; what is not there any more, by nobody.
+    /// Should it come back, it is found.
+    fn give_up(&mut self) {
+        // A disk that is not there now says nothing of what is on it.
+        if !self.recordings.is_dir() {
+            return;
+        }
+        let Ok(rows) = self.store.run(Instant::now(), |connection| recordings::unfinished(connection)) else { return };
+        for row in rows {
+            let directory = removal::directory(&self.recordings, &row);
+            let is_there = |name: &str| directory.as_ref().is_some_and(|directory| directory.join(name).exists());
+            if !is_there(names::MANIFEST) && !is_there(names::METADATA) {
+                tracing::warn!(recording = %row.recording, "a recording was not finished, and its files are gone");
+                let error = Some("its files are gone".into());
+                let entry = Entry { status: Status::Failed, error, files: Vec::new(), ..row };
+                self.note(entry.recording.clone(), Change::Save(Box::new(entry)));
+            }
+        }
     }
 
     /// A panic is a bug of ours, and nothing that calls are to suffer from.
@@ -292,7 +314,7 @@ impl Keeper {
 
     fn file(&self, entry: &Entry, name: &str) -> Option<Answer> {
         // Until the end has come the files still change, whatever is said of them.
-        if entry.status.is_live() || entry.status == crate::recording::library::Status::Stopping {
+        if entry.status.is_live() || entry.status == Status::Stopping {
             return None;
         }
         let file = entry.files.iter().find(|file| file.name == name)?;

@@ -68,6 +68,18 @@ pub fn list(
     Ok(found)
 }
 
+/// Those that claim to be made, without their files.
+pub fn unfinished(connection: &Connection) -> rusqlite::Result<Vec<Entry>> {
+    let sql = format!("SELECT {COLUMNS} FROM recordings WHERE status NOT IN ('uploading', 'completed', 'failed')");
+    let mut statement = connection.prepare(&sql)?;
+    let mut rows = statement.query([])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        found.extend(entry(row)?);
+    }
+    Ok(found)
+}
+
 fn insert(connection: &Connection, entry: &Entry) -> rusqlite::Result<()> {
     let participants = entry.participants.as_ref().map(json);
     connection.execute(

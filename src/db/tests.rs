@@ -42,6 +42,13 @@ impl Place {
         Kept(Some(Database::start(&self.database(), &self.recordings()).expect("it starts")))
     }
 
+    /// A file of a recording is on the disk.
+    fn put(&self, entry: &Entry, name: &str) {
+        let directory = self.recordings().join(&entry.directory);
+        std::fs::create_dir_all(&directory).unwrap();
+        std::fs::write(directory.join(name), b"").unwrap();
+    }
+
     fn connect(&self) -> Connection {
         Connection::open(self.database()).unwrap()
     }
@@ -229,9 +236,10 @@ fn an_entry_comes_back_as_it_was_also_after_a_restart() {
         assert_eq!(mode & 0o077, 0, "{file} is for nobody else");
     }
     drop(db);
+    place.put(&bare, "manifest.jsonl");
     let db = place.start();
     assert_eq!(db.status(&full), Ok(full.clone()));
-    // A live one of a former run is as it was.
+    // A live one of a former run is as it was: it is repaired.
     assert_eq!(db.status(&bare), Ok(bare.clone()));
     let later =
         Entry { status: Status::Failed, error: Some("disk".into()), files: vec![full.files[1].clone()], ..full };
@@ -313,9 +321,55 @@ fn what_is_found_takes_the_place_of_what_a_killed_process_left() {
     });
 }
 
+#[test]
+fn what_was_not_finished_and_is_gone_has_failed() {
+    use Status::*;
+    let place = Place::new("gone");
+    let names = ["", "manifest.jsonl", "metadata.json", "recording.webm"];
+    let statuses = [Recording, Paused, Stopping, Processing, Uploading, Completed, Failed];
+    let all: Vec<(Entry, &str)> = statuses
+        .iter()
+        .flat_map(|status| names.map(|name| (*status, name)))
+        .zip(1..)
+        .map(|((status, name), number)| (bare(number, status), name))
+        .collect();
+    let db = place.start();
+    for (entry, name) in &all {
+        db.save(entry);
+        if !name.is_empty() {
+            place.put(entry, name);
+        }
+    }
+    drop(db);
+    let check = |db: &Kept, is_there: bool| {
+        for (entry, name) in &all {
+            let is_unfinished = matches!(entry.status, Recording | Paused | Stopping | Processing);
+            let has_failed = is_there && is_unfinished && matches!(*name, "" | "recording.webm");
+            let found = db.status(entry).unwrap();
+            assert_eq!(found.status, if has_failed { Failed } else { entry.status }, "{name:?}");
+            assert_eq!(found.error.is_some(), has_failed);
+        }
+    };
+    // A disk that is not there is no reason.
+    let away = place.0.join("away");
+    std::fs::rename(place.recordings(), &away).unwrap();
+    check(&place.start(), false);
+    std::fs::rename(&away, place.recordings()).unwrap();
+    check(&place.start(), true);
+    let db = place.start();
+    check(&db, true);
+    // It may be deleted then; or be there again after all.
+    let (first, again) = (&all[0].0, &all[4].0);
+    assert_eq!(db.delete(first), Ok(Answer::Deleted));
+    let found = Entry { status: Completed, ..again.clone() };
+    db.update(Update::Found(Box::new(found.clone())));
+    assert_eq!(db.status(&found), Ok(found.clone()));
+}
+
 /// While the row waits to be written, while what was found does, and when both are written.
 fn found_over(place: &Place, known: &Entry, found: Entry, expected: &Entry) {
     let found = || Update::Found(Box::new(found.clone()));
+    place.put(known, "metadata.json");
     let db = place.start();
     db.wait_for("the tables", |db| db.list(1, None).ok());
     let other = place.connect();
@@ -341,6 +395,7 @@ fn progress_is_of_live_ones_and_of_this_run() {
     let place = Place::new("progress");
     let db = place.start();
     let live = bare(1, Status::Recording);
+    place.put(&live, "manifest.jsonl");
     db.save(&live);
     let progress = |entry: &Entry| Update::Progress {
         recording: entry.recording.clone(),
