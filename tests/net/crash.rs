@@ -507,6 +507,21 @@ fn a_deleted_database_is_made_again_from_what_is_on_the_disk() {
     assert_eq!(after["items"].as_array().unwrap()[1..], before["items"].as_array().unwrap()[..]);
 }
 
+#[test]
+fn a_recording_that_was_killed_and_is_gone_can_be_deleted() {
+    let dir = TempDir::new();
+    let server = start_in(&dir);
+    let (call, recording) = recorded(&server, &dir);
+    kill(&server);
+    drop(call);
+    drop(server);
+    fs::remove_dir_all(directory(&dir, &recording)).unwrap();
+    let server = start_in(&dir);
+    let status = status(&server, &recording);
+    assert_eq!((&status["status"], &status["error"]), (&json!("failed"), &json!("its files are gone")));
+    assert_eq!(ask(&server, "DELETE", &format!("/video-calls/r/recording/{recording}")).status, 204);
+}
+
 // ---- ends ----
 
 #[test]
