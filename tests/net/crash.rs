@@ -207,7 +207,7 @@ enum Before {
     Nothing,
     /// Nothing comes from Bob any more. Others wait for him, though not for long.
     Darkness,
-    /// Much of what comes from Bob is lost, and some of that for ever.
+    /// Much of what comes from Bob is lost, and some of that for ever. Others wait for it.
     Loss,
     /// Eve comes, and is seen.
     Join,
@@ -265,7 +265,10 @@ fn killed(before: Before, seed: u64) -> Cost {
         Before::Darkness if client != BOB => killed,
         Before::Darkness | Before::Pause => changed,
     };
-    let lost = film.takes.iter().map(|((client, _), take)| until(*client).saturating_sub(take.last_sent()));
+    // What the network has lost of Bob's camera cost him all that depends on it.
+    let counts = |client: u32| before != Before::Loss || client != BOB;
+    let judged = film.takes.iter().filter(|((client, _), _)| counts(*client));
+    let lost = judged.map(|((client, _), take)| until(*client).saturating_sub(take.last_sent()));
     let worst = lost.max().expect("a track");
     assert!(worst <= LOST_MAX, "{before:?}: up to {worst:?} are lost: {:?}", film.takes);
     let frames =
