@@ -72,8 +72,8 @@ pub struct Setup {
     dir: TempDir,
     env: Vec<(String, String)>,
     args: Vec<String>,
-    /// Recordings are on a disk of its own, of so many octets.
-    disk: Option<u64>,
+    /// The process that holds the disk on which recordings are.
+    disk: Option<u32>,
 }
 
 impl Setup {
@@ -106,20 +106,14 @@ impl Setup {
         self
     }
 
-    /// Recordings are on a disk of so many octets, which is gone with the process. Needs [`Setup::has_small_disks`].
-    pub fn disk(mut self, octets: u64) -> Self {
-        self.disk = Some(octets);
-        self
+    /// Recordings are there.
+    pub fn disk(self, disk: &Disk) -> Self {
+        let setup = self.env("RECORDING_OUTPUT_DIR", disk.mounted.path().display());
+        Setup { disk: Some(disk.holder.id()), ..setup }
     }
 
     pub fn temp_dir(&self) -> TempDir {
         self.dir.clone()
-    }
-
-    /// What [`Setup::disk`] needs is there: somebody who may mount.
-    pub fn has_small_disks() -> bool {
-        let tried = unshare().args(["mount", "-t", "tmpfs", "none", "/mnt"]).stderr(Stdio::null()).status();
-        tried.is_ok_and(|status| status.success())
     }
 
     /// Starts and waits until it listens.
@@ -144,15 +138,14 @@ impl Setup {
         (code, out, server.all_of_stderr())
     }
 
-    /// The command with its arguments; with a disk of its own in a name space that it alone has.
+    /// Where its disk is to be seen.
     fn command(&self) -> Command {
         let program = env!("CARGO_BIN_EXE_webrtc-engine");
-        let Some(octets) = self.disk else { return Command::new(program) };
-        let recordings = self.dir.path().join("recordings");
-        std::fs::create_dir_all(&recordings).unwrap();
-        let mut command = unshare();
-        let script = r#"mount -t tmpfs -o "size=$1" recordings "$2" && shift 2 && exec "$@""#;
-        command.args(["sh", "-c", script, "sh", &octets.to_string()]).arg(recordings).arg(program);
+        let Some(holder) = self.disk else { return Command::new(program) };
+        let mut command = Command::new("nsenter");
+        command.args(["--mount", "--target", &holder.to_string()]);
+        command.args(if is_root() { [].as_slice() } else { &["--user", "--preserve-credentials"] });
+        command.arg("--").arg(program);
         command
     }
 
@@ -193,18 +186,50 @@ impl Setup {
             http: Vec::new(),
             media: Vec::new(),
             line: String::new(),
-            dir: self.dir,
+            _dir: self.dir,
         }
     }
 }
 
-/// Runs what follows with mounts of its own; as somebody who may make some.
-fn unshare() -> Command {
-    let mut command = Command::new("unshare");
+/// A disk for recordings, which only a process that holds it, and servers that are told, see.
+pub struct Disk {
+    holder: Child,
+    mounted: TempDir,
+}
+
+impl Disk {
+    /// Of so many octets. `None`: nobody may mount here.
+    pub fn new(octets: u64) -> Option<Disk> {
+        let mounted = TempDir::new();
+        let mut command = Command::new("unshare");
+        command.args(if is_root() { ["--mount"].as_slice() } else { &["--mount", "--map-root-user"] });
+        // It ends with its standard input, and so does the disk.
+        let script = r#"mount -t tmpfs -o "size=$1" recordings "$2" && echo mounted && exec cat"#;
+        command.args(["sh", "-c", script, "sh", &octets.to_string()]).arg(mounted.path());
+        let mut holder = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().ok()?;
+        let mut said = String::new();
+        let _ = BufReader::new(holder.stdout.take().unwrap()).read_line(&mut said);
+        let disk = Disk { holder, mounted };
+        (said == "mounted\n").then_some(disk)
+    }
+
+    /// Where what is on it can be seen by anybody.
+    pub fn path(&self) -> PathBuf {
+        let root = Path::new("/proc").join(self.holder.id().to_string()).join("root");
+        root.join(self.mounted.path().strip_prefix("/").unwrap())
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = self.holder.kill();
+        let _ = self.holder.wait();
+    }
+}
+
+fn is_root() -> bool {
     // SAFETY: it has no arguments, and cannot fail.
-    let is_root = unsafe { libc::geteuid() } == 0;
-    command.args(if is_root { ["--mount"].as_slice() } else { &["--mount", "--map-root-user"] });
-    command
+    unsafe { libc::geteuid() == 0 }
 }
 
 /// Standard error so far, and whether it has ended.
@@ -225,18 +250,12 @@ pub struct Server {
     pub media: Vec<SocketAddr>,
     /// What it said when it started.
     pub line: String,
-    dir: TempDir,
+    _dir: TempDir,
 }
 
 impl Server {
     pub fn address(&self) -> SocketAddr {
         self.http[0]
-    }
-
-    /// Where it keeps recordings, as it sees that directory.
-    pub fn recordings(&self) -> PathBuf {
-        let root = Path::new("/proc").join(self.child.id().to_string()).join("root");
-        root.join(self.dir.path().strip_prefix("/").unwrap()).join("recordings")
     }
 
     pub fn signal(&self, signal: i32) {
