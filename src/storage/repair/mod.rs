@@ -159,6 +159,8 @@ pub fn complete(
     recovered: bool,
     work: &mut Work<'_>,
 ) -> Result<Entry, Error> {
+    // What was set aside for the end is needed now: the disk may be full.
+    disk::remove_temporaries(directory)?;
     let (extents, duration_ms) = match (is_whole, &journal.state().end) {
         (true, Some(end)) => {
             let duration_ms = end.duration_ms;
