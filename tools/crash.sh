@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Kills a server with SIGKILL at random moments of a live recording, and looks at what the next start makes of it: that frames of
-# at most one second before the kill are missing, and none before those (tests/net/crash.rs).
+# at most one second before the kill are missing, and none before those (tests/net/crash).
 #
 #   tools/crash.sh [rounds [test]]
 #
 # 100 rounds when nothing is said, of three seconds or so each. Prints what each kill has cost, and the worst of all. Tests are
-# those of crash.rs that kill; a_server_killed_while_somebody takes one whose network is gone, for example.
+# those that kill; a_server_killed_while_somebody takes one whose network is gone, for example.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -3,19 +3,24 @@
 //! Two simulated browsers send frames that are numbered and say when they were sent, so that what a file has can be compared with
 //! what was sent until the moment of a kill. Chance is seeded; what it meets is not, since threads are scheduled.
 //! `tools/crash.sh` kills a hundred times.
+//!
+//! Here: what is looked at, and kills. [`ends`] are those that are wanted, [`disk`] is about full ones.
+
+mod disk;
+mod ends;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use libc::{SIGKILL, SIGSTOP, SIGTERM};
+use libc::{SIGKILL, SIGTERM};
 use serde_json::{Value, json};
 use webrtc_engine::auth::Role;
 
 use crate::client::{Plan, SLOTS};
 use crate::harness::call::{Call, MS, SECOND};
-use crate::harness::server::{Disk, TempDir};
+use crate::harness::server::TempDir;
 use crate::harness::{DEADLINE, Film, Http, Response, Server, Setup, Ws, token};
 use crate::payload::Source;
 use crate::weather::{DARK, FAIR, Weather};
@@ -523,249 +528,4 @@ fn a_recording_that_was_killed_and_is_gone_can_be_deleted() {
     let status = status(&server, &recording);
     assert_eq!((&status["status"], &status["error"]), (&json!("failed"), &json!("its files are gone")));
     assert_eq!(ask(&server, "DELETE", &format!("/video-calls/r/recording/{recording}")).status, 204);
-}
-
-// ---- ends ----
-
-#[test]
-fn a_stopped_server_has_completed_its_recording_when_it_ends() {
-    // No time to drain; and somebody who does not wait for it.
-    for (timeout, signals) in [("0s", 1), ("60s", 2)] {
-        let dir = TempDir::new();
-        let mut server = setup_in(&dir).env("SHUTDOWN_TIMEOUT", timeout).start();
-        let (mut call, recording) = recorded(&server, &dir);
-        call.run(300 * MS);
-        let stopped = call.now();
-        // They stay, and say nothing more.
-        let _people = std::mem::take(&mut call.people);
-        drop(call);
-        server.signal(SIGTERM);
-        if signals > 1 {
-            server.wait_for_log("draining", 1);
-            server.signal(SIGTERM);
-        }
-        assert_eq!(server.wait(), 0);
-        drop(server);
-        let film = Film::read(&call_file(&dir, &recording));
-        film.check_complete();
-        film.check_tracks(&[ANN, BOB]);
-        film.check_holes(&[ANN, BOB]);
-        assert_eq!(row(&dir, &recording), "completed", "the database has heard of it");
-
-        let server = start_in(&dir);
-        let status = completed(&server, &recording);
-        assert_eq!((&status["recovered"], &status["endReason"]), (&json!(false), &json!("server-stopped")));
-        check_lost(&check_recording(&directory(&dir, &recording), &status), stopped);
-    }
-}
-
-#[test]
-fn the_last_leave_ends_a_recording() {
-    let dir = TempDir::new();
-    let server = start_in(&dir);
-    let (mut call, recording) = recorded(&server, &dir);
-    call.people[ANN as usize].leave();
-    call.run(200 * MS);
-    assert_eq!(status(&server, &recording)["status"], "recording");
-    call.people[BOB as usize].leave();
-    let status = completed(&server, &recording);
-    assert_eq!((&status["recovered"], &status["endReason"]), (&json!(false), &json!("call-ended")));
-    check_recording(&directory(&dir, &recording), &status);
-}
-
-#[test]
-fn what_may_be_asked_of_a_recording() {
-    let dir = TempDir::new();
-    let server = setup_in(&dir).env("LIMIT_RECORDINGS", 1).start();
-    let code = |response: Response| (response.status, response.code());
-    for word in ["start", "pause", "stop"] {
-        assert_eq!(
-            command(&server, "r", word).status,
-            if word == "pause" { 409 } else { 404 },
-            "{word} without a call"
-        );
-    }
-    let mut call = pair(&server);
-    let _other = Ws::join(&server, "eve", "other");
-    let recording = record(&server, "r");
-    let again = command(&server, "r", "start");
-    assert_eq!((again.status, id(&again)), (409, recording.clone()));
-    assert_eq!(again.code(), "recording_active");
-    assert_eq!(code(command(&server, "other", "start")), (503, "overloaded".into()));
-    for (word, is) in [("pause", "paused"), ("pause", "paused"), ("resume", "recording"), ("resume", "recording")] {
-        let response = command(&server, "r", word);
-        assert_eq!(
-            (response.status, response.json()),
-            (200, json!({"recordingId": recording, "status": is})),
-            "{word}"
-        );
-        call.expect("the status says so", DEADLINE, |_| status(&server, &recording)["status"] == is);
-    }
-    let file = call_file(&dir, &recording);
-    call.expect("frames of all are on the disk", DEADLINE, |_| Film::read(&file).takes.len() == 4);
-    for _ in 0..2 {
-        let response = command(&server, "r", "stop");
-        assert_eq!((response.status, id(&response)), (200, recording.clone()));
-    }
-    let status = completed(&server, &recording);
-    assert_eq!(status["endReason"], "requested");
-    call.expect("everybody is told", DEADLINE, |call| told(call, "recording-stopped", "requested"));
-    check_files(&directory(&dir, &recording), &status);
-    // There is room again.
-    record(&server, "other");
-}
-
-#[test]
-fn where_recordings_are_not_allowed_none_is_made() {
-    let server = Setup::new().env("RECORDING_ALLOWED", "false").start();
-    let mut ann = Ws::join(&server, "ann", "r");
-    let refused = command(&server, "r", "start");
-    assert_eq!((refused.status, refused.code().as_str()), (403, "recording_not_allowed"));
-    ann.ping();
-}
-
-#[test]
-fn a_recording_ends_at_its_limit_and_the_call_goes_on() {
-    let dir = TempDir::new();
-    let server = setup_in(&dir).env("LIMIT_RECORDING_LENGTH", "2s").start();
-    let (mut call, recording) = recorded(&server, &dir);
-    call.expect("everybody is told", DEADLINE, |call| told(call, "recording-stopped", "limit"));
-    call.expect("it is completed", DEADLINE, |call| {
-        call.people.iter().all(|b| b.client.texts_of("recording-completed").count() == 1)
-    });
-    call.expect("the call goes on", DEADLINE, flows(30));
-    let status = status(&server, &recording);
-    assert_eq!((&status["status"], &status["endReason"]), (&json!("completed"), &json!("limit")));
-    let film = check_recording(&directory(&dir, &recording), &status);
-    let duration = film.duration.unwrap();
-    assert!((1500 * MS..4 * SECOND).contains(&duration), "{duration:?}");
-    // The next one may begin.
-    assert_ne!(record(&server, "r"), recording);
-}
-
-// ---- a disk that is full ----
-
-#[test]
-fn nothing_is_recorded_on_a_disk_that_is_nearly_full() {
-    let server = Setup::new().env("RECORDING_MIN_FREE_DISK", "1000000GiB").start();
-    let mut call = pair(&server);
-    let refused = command(&server, "r", "start");
-    assert_eq!((refused.status, refused.code().as_str()), (507, "disk_full"));
-    call.expect("the call goes on", DEADLINE, flows(30));
-    assert!(call.people.iter().all(|b| b.client.texts_of("recording-started").count() == 0));
-    assert_eq!(get(&server, "/video-calls/r/recording").json()["items"], json!([]));
-}
-
-#[test]
-fn a_disk_that_becomes_nearly_full_ends_a_recording_and_no_call() {
-    // What is left is less than is kept free; and nothing at all.
-    for left in [40 << 20, 0] {
-        let Some(disk) = small_disk() else { return };
-        let dir = TempDir::new();
-        let server = setup_in(&dir).disk(&disk).start();
-        let (mut call, recording, directory) = recorded_on(&server, &disk);
-        let filled = call.now();
-        fill(&disk, left);
-        call.expect("everybody is told", DEADLINE, |call| told(call, "recording-stopped", "disk-full"));
-        call.expect("the call goes on", DEADLINE, flows(30));
-        call.expect("it is completed", DEADLINE, |call| {
-            call.people.iter().all(|b| b.client.texts_of("recording-completed").count() == 1)
-        });
-        let refused = command(&server, "r", "start");
-        assert_eq!((refused.status, refused.code().as_str()), (507, "disk_full"));
-        let status = status(&server, &recording);
-        assert_eq!((&status["status"], &status["endReason"]), (&json!("completed"), &json!("disk-full")), "{status}");
-        check_without_parts(&directory, &status, filled);
-        call.expect("the call goes on", DEADLINE, flows(30));
-        kill(&server);
-        drop(call);
-        drop(server);
-
-        // With room there is all of it.
-        fs::remove_file(disk.path().join("filler")).unwrap();
-        let server = setup_in(&dir).disk(&disk).start();
-        let status = completed_with_parts(&server, &recording);
-        assert_eq!(status["recovered"], false);
-        check_lost(&check_recording(&directory, &status), filled);
-    }
-}
-
-#[test]
-fn a_server_killed_on_a_full_disk_completes_what_it_can_and_later_the_rest() {
-    let Some(disk) = small_disk() else { return };
-    let dir = TempDir::new();
-    let server = setup_in(&dir).disk(&disk).start();
-    let (call, recording, directory) = recorded_on(&server, &disk);
-    let filled = call.now();
-    // Before it notices.
-    server.signal(SIGSTOP);
-    fill(&disk, 0);
-    kill(&server);
-    drop(call);
-    drop(server);
-    assert!(
-        directory.join("ballast.tmp").exists(),
-        "there is room for the end only where something was set aside for it"
-    );
-    let server = setup_in(&dir).disk(&disk).start();
-    let status = completed(&server, &recording);
-    assert_eq!(status["recovered"], true);
-    check_without_parts(&directory, &status, filled);
-    drop(server);
-    fs::remove_file(disk.path().join("filler")).unwrap();
-    let server = setup_in(&dir).disk(&disk).start();
-    let status = completed_with_parts(&server, &recording);
-    assert_eq!(status["recovered"], true);
-    check_lost(&check_recording(&directory, &status), filled);
-}
-
-/// `None`: nobody may mount here, and nothing can be tried.
-fn small_disk() -> Option<Disk> {
-    let disk = Disk::new(100 << 20);
-    if disk.is_none() {
-        eprintln!("nobody may mount here");
-    }
-    disk
-}
-
-/// As [`recorded`], and the directory of the recording.
-fn recorded_on<'a>(server: &'a Server, disk: &Disk) -> (Call<'a>, String, PathBuf) {
-    let mut call = pair(server);
-    let recording = record(server, "r");
-    let directory = disk.path().join("r").join(&recording);
-    let file = directory.join("recording.webm");
-    call.expect("frames of all are on the disk", DEADLINE, |_| Film::read(&file).takes.len() == 4);
-    (call, recording, directory)
-}
-
-/// The file of the call is there, and there was no room for those of participants.
-fn check_without_parts(directory: &Path, status: &Value, until: Duration) {
-    assert_eq!(status["error"], "the disk has no room for files of participants");
-    check_files(directory, status);
-    let film = Film::read(&directory.join("recording.webm"));
-    film.check_complete();
-    film.check_tracks(&[ANN, BOB]);
-    film.check_holes(&[ANN, BOB]);
-    check_lost(&film, until);
-}
-
-/// Waits until those are there as well.
-fn completed_with_parts(server: &Server, recording: &str) -> Value {
-    let until = Instant::now() + DEADLINE;
-    loop {
-        let status = completed(server, recording);
-        if status["error"].is_null() {
-            return status;
-        }
-        assert!(Instant::now() < until, "{status}");
-    }
-}
-
-/// So many octets stay free.
-fn fill(disk: &Disk, left: u64) {
-    let file = fs::File::create(disk.path().join("filler")).unwrap();
-    let free = webrtc_engine::storage::disk::free(&disk.path()).unwrap();
-    // SAFETY: it is a file of ours, and takes no memory of the process.
-    let full = unsafe { libc::posix_fallocate(std::os::fd::AsRawFd::as_raw_fd(&file), 0, (free - left) as i64) };
-    assert_eq!(full, 0, "{}", std::io::Error::from_raw_os_error(full));
 }
