@@ -29,7 +29,6 @@ use std::time::{Duration, Instant};
 use crate::base::queue::{Sender, bounded};
 use crate::base::{RecordingId, RoomId};
 use crate::recording::library::{Answer, Entry, Inquiry, ReplyTo, Request, Status, Unavailable, Update};
-use crate::recording::names;
 
 use pending::{Change, Pending, Progress};
 use removal::{Done, Removal};
@@ -151,8 +150,7 @@ impl Keeper {
         let Ok(rows) = self.store.run(Instant::now(), |connection| recordings::unfinished(connection)) else { return };
         for row in rows {
             let directory = removal::directory(&self.recordings, &row);
-            let is_there = |name: &str| directory.as_ref().is_some_and(|directory| directory.join(name).exists());
-            if !is_there(names::MANIFEST) && !is_there(names::METADATA) {
+            if directory.is_none_or(|directory| !directory.exists()) {
                 tracing::warn!(recording = %row.recording, "a recording was not finished, and its files are gone");
                 let error = Some("its files are gone".into());
                 let entry = Entry { status: Status::Failed, error, files: Vec::new(), ..row };
