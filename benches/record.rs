@@ -192,9 +192,7 @@ impl Thread {
             while recorder.poll_keyframe_request(now).is_some() {}
             while recorder.poll_note().is_some() {}
             let between = statistics::thread_cpu();
-            for block in &ready {
-                live.write(block).map_err(|failure| failure.reason()).expect("the file takes it");
-            }
+            live.write(&ready).map_err(|failure| failure.reason()).expect("the file takes it");
             blocks += ready.len() as u64;
             drop(ready);
             drop(items);

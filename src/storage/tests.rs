@@ -220,7 +220,7 @@ impl Script {
         let mut begins = Some(description);
         for (index, at_ms) in (from_ms..to_ms).step_by(if is_video { 40 } else { 20 }).enumerate() {
             let block = block(source, number, at_ms, !is_video || index % 10 == 0);
-            self.live.write(&Block { begins: begins.take(), ..block }).expect("room");
+            self.live.write(&[Block { begins: begins.take(), ..block }]).expect("room");
         }
     }
 

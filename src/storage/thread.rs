@@ -19,7 +19,7 @@ use crate::base::queue::Full;
 use crate::recording::feed::{Begin, EndReason, Feed, Item, Notice, NoticeKind, Refusal};
 use crate::recording::library::{Entry, Status};
 use crate::recording::manifest::{from_unix_ms, ms, unix_ms};
-use crate::recording::names;
+use crate::recording::{Block, names};
 
 /// All recordings of a thread.
 pub struct Thread<M> {
@@ -46,6 +46,8 @@ enum Phase<M> {
 struct Session<M> {
     machine: M,
     live: Live,
+    /// On their way from the one to the other.
+    blocks: Vec<Block>,
     /// It ends for this reason as soon as the recorder has given what it had, and at the latest then.
     ending: Option<(EndReason, Instant)>,
     sync: Arc<AtomicU8>,
@@ -165,6 +167,7 @@ impl<M: Machine> Thread<M> {
         })?;
         let now = Instant::now();
         let session = Session {
+            blocks: Vec::new(),
             machine: M::begin(begin.at),
             live,
             ending: None,
@@ -337,9 +340,7 @@ impl<M: Machine> Session<M> {
 
     /// Everything that the recorder has to give.
     fn drain(&mut self, now: Instant, context: &Context<'_>) -> Result<(), EndReason> {
-        while let Some(block) = self.machine.poll_block() {
-            self.live.write(&block).map_err(failed)?;
-        }
+        self.write()?;
         while let Some(note) = self.machine.poll_note() {
             self.live.note(&note).map_err(failed)?;
         }
@@ -432,10 +433,19 @@ impl<M: Machine> Session<M> {
             self.machine.handle_item(now, &Item::Finish { at: now, reason });
             self.ending = Some((reason, now + ENDING_MAX));
         }
-        while let Some(block) = self.machine.poll_block() {
-            self.live.write(&block).map_err(failed)?;
+        self.write()
+    }
+
+    /// What the recorder has, a good piece at a time.
+    fn write(&mut self) -> Result<(), EndReason> {
+        loop {
+            self.blocks.clear();
+            self.blocks.extend(std::iter::from_fn(|| self.machine.poll_block()).take(BLOCKS_AT_ONCE));
+            if self.blocks.is_empty() {
+                return Ok(());
+            }
+            self.live.write(&self.blocks).map_err(failed)?;
         }
-        Ok(())
     }
 
     /// Whether all is written. Then the qualities are as they stay.
@@ -539,3 +549,5 @@ const ENDING_MAX: Duration = Duration::from_secs(1);
 const OVER_FOR: Duration = Duration::from_secs(60);
 /// Then it is time for what is due.
 const MESSAGES_PER_TURN: usize = 64;
+/// Written in one go: those of a batch, and of what waited for them. Of pictures that is as much as a system call takes.
+const BLOCKS_AT_ONCE: usize = 64;

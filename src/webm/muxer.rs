@@ -113,6 +113,16 @@ pub struct Frame {
     size: u64,
     block_at: u64,
     begins: bool,
+    /// The Cluster that it is in, and the track's time: what the next frame goes by.
+    cluster: Open,
+}
+
+/// What a frame goes by of the Cluster before it.
+#[derive(Debug, Clone, Copy)]
+struct Open {
+    data: u64,
+    size_at: Option<u64>,
+    ticks: u64,
 }
 
 impl Frame {
@@ -184,6 +194,19 @@ struct Cluster {
     ticks: u64,
     /// A bit for each of the first tracks that has a block here.
     seen: u64,
+}
+
+impl Cluster {
+    fn open(&self) -> Open {
+        Open { data: self.data, size_at: self.size_at, ticks: self.ticks }
+    }
+}
+
+impl Open {
+    /// Its size, when it ends at a position.
+    fn patch(&self, end: u64) -> Option<(u64, [u8; 8])> {
+        Some((self.size_at?, ebml::vint(end - self.data, 8)))
+    }
 }
 
 /// A file that is written.
@@ -323,6 +346,33 @@ impl Muxer {
     ///
     /// Errors: an unknown track, a payload above [`PAYLOAD_MAX`], a time that has no place in a file (292 years).
     pub fn frame(&self, block: &Block, payload_size: usize) -> Result<Frame, Error> {
+        self.frame_after([].iter(), block, payload_size)
+    }
+
+    /// The same for one that goes behind others that are not committed yet, so that several are written at once. They are
+    /// committed in their order, all or the first of them.
+    pub fn frame_after<'f>(
+        &self,
+        pending: impl DoubleEndedIterator<Item = &'f Frame> + Clone,
+        block: &Block,
+        payload_size: usize,
+    ) -> Result<Frame, Error> {
+        let (open, position) = match pending.clone().next_back() {
+            Some(last) => (Some(last.cluster), last.position + last.size),
+            None => (self.cluster.as_ref().map(Cluster::open), self.position),
+        };
+        let last_ticks = || pending.rev().find(|frame| frame.block.track == block.track).map(|frame| frame.ticks);
+        self.frame_behind(open, position, last_ticks, block, payload_size)
+    }
+
+    fn frame_behind(
+        &self,
+        before: Option<Open>,
+        position: u64,
+        last_ticks: impl FnOnce() -> Option<u64>,
+        block: &Block,
+        payload_size: usize,
+    ) -> Result<Frame, Error> {
         let index = self.find(block.track).ok_or(Error::TrackNumber(block.track))?;
         if payload_size > PAYLOAD_MAX {
             return Err(Error::TooLarge);
@@ -333,26 +383,27 @@ impl Muxer {
         }
         let entry = &self.tracks[index];
         let ticks = self.ticks(block.timestamp_ns);
-        let relative = |cluster: &Cluster| i16::try_from(ticks as i64 - cluster.ticks as i64).ok();
-        let open = self.cluster.as_ref().filter(|cluster| {
+        let relative = |cluster: &Open| i16::try_from(ticks as i64 - cluster.ticks as i64).ok();
+        let open = before.as_ref().filter(|cluster| {
             let age_ns = ticks.saturating_sub(cluster.ticks).saturating_mul(self.config.info.timestamp_scale_ns);
             let is_video_key = block.is_keyframe && matches!(entry.track.media, Media::Video(_));
             // Seeking is best where a Cluster begins with what is sought.
             let age_max_ns = if is_video_key { self.config.cluster_ns / 2 } else { self.config.cluster_ns };
-            let size = self.position - cluster.data + payload_size as u64;
+            let size = position - cluster.data + payload_size as u64;
             relative(cluster).is_some() && age_ns < age_max_ns && size <= self.config.cluster_size
         });
         let begins = open.is_none();
         let mut frame = Frame {
             prefix: Small::default(),
             suffix: Small::default(),
-            patch: if begins { self.cluster_patch() } else { None },
+            patch: before.filter(|_| begins).and_then(|cluster| cluster.patch(position)),
             block: *block,
             ticks,
-            position: self.position,
+            position,
             size: 0,
             block_at: 0,
             begins,
+            cluster: open.copied().unwrap_or_else(|| self.open_at(position, ticks)),
         };
         if begins {
             frame.prefix.id(ids::CLUSTER);
@@ -374,7 +425,7 @@ impl Muxer {
             }
             if !block.is_keyframe {
                 // What says that it is no key frame (RFC 9559 §5.1.3.5.4): it refers to the one before, as far as we know.
-                let reference = entry.last_ticks.map_or(0, |last| last as i64 - ticks as i64);
+                let reference = last_ticks().or(entry.last_ticks).map_or(0, |last| last as i64 - ticks as i64);
                 frame.suffix.int(ids::REFERENCE_BLOCK, reference);
             }
             if block.discard_padding_ns != 0 {
@@ -398,9 +449,8 @@ impl Muxer {
         assert_eq!(frame.position, self.position, "a frame is committed once, in the order in which they are made");
         let index = self.find(frame.block.track).expect("tracks do not go away");
         if frame.begins {
-            let data = frame.position + CLUSTER_HEAD;
-            let size_at = self.config.cluster_sizes.then_some(data - SIZE_UNKNOWN.len() as u64);
-            self.cluster = Some(Cluster { position: frame.position, data, size_at, ticks: frame.ticks, seen: 0 });
+            let Open { data, size_at, ticks } = frame.cluster;
+            self.cluster = Some(Cluster { position: frame.position, data, size_at, ticks, seen: 0 });
         }
         let data = self.cluster.as_ref().expect("a block is in a Cluster").data;
         self.note_block(index, &frame.block, frame.ticks, frame.position + frame.block_at - data);
@@ -483,8 +533,13 @@ impl Muxer {
     }
 
     fn cluster_patch(&self) -> Option<(u64, [u8; 8])> {
-        let cluster = self.cluster.as_ref()?;
-        Some((cluster.size_at?, ebml::vint(self.position - cluster.data, 8)))
+        self.cluster.as_ref()?.open().patch(self.position)
+    }
+
+    /// A Cluster that begins at a position.
+    fn open_at(&self, position: u64, ticks: u64) -> Open {
+        let data = position + CLUSTER_HEAD;
+        Open { data, size_at: self.config.cluster_sizes.then_some(data - SIZE_UNKNOWN.len() as u64), ticks }
     }
 
     fn find(&self, number: u32) -> Option<usize> {

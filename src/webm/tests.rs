@@ -411,6 +411,45 @@ fn check_cues(file: &[u8], content: &Content) {
 }
 
 /// Wherever a file ends, every block that is whole is read, and repair keeps it and completes the file.
+/// Octet for octet, whatever is written at once; and of what cannot be written nothing is in the way of the rest.
+#[test]
+fn several_blocks_at_once_are_as_one_after_the_other() {
+    let mut random = fastrand::Rng::with_seed(11);
+    for round in 0..50 {
+        let blocks: Vec<Written> = (0..120)
+            .map(|step| {
+                let track = random.u32(1..=3);
+                let at_ns = step * 37 * MS + random.u64(0..40) * MS;
+                let mut block = Block::new(if track == 3 && round % 2 == 1 { 9 } else { track }, at_ns, random.bool());
+                block.duration_ns = (random.u8(..) < 40).then_some(15 * MS);
+                (block, (0..random.usize(0..400)).map(|_| random.u8(..)).collect())
+            })
+            .collect();
+        let writer = || {
+            let config = Config { cluster_ns: 300 * MS, cluster_size: 6_000, ..config() };
+            Writer::new(config, [vp8(1), opus(2), vp8(3)], Memory::default()).expect("a writer")
+        };
+        let mut one = writer();
+        let mut refused = Vec::new();
+        for (place, (block, payload)) in blocks.iter().enumerate() {
+            if one.write_block(block, [payload.as_slice()]).is_err() {
+                refused.push(place);
+            }
+        }
+        let mut several = writer();
+        let (mut at, mut refused_too) = (0, Vec::new());
+        while at < blocks.len() {
+            let count = random.usize(1..40).min(blocks.len() - at);
+            let some = blocks[at..at + count].iter().map(|(block, payload)| (*block, payload.chunks(100)));
+            several.write_blocks(some, |place, _| refused_too.push(at + place)).expect("memory");
+            at += count;
+        }
+        assert_eq!(refused, refused_too, "round {round}");
+        assert_eq!(refused.is_empty(), round % 2 == 0);
+        assert!(finished(one) == finished(several), "round {round}");
+    }
+}
+
 #[test]
 fn a_file_that_was_cut_anywhere() {
     let (writer, blocks) = small_file(40);

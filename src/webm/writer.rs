@@ -1,13 +1,13 @@
 //! A [`Muxer`] and something to write to, kept in step.
 //!
-//! A block is one `write_vectored` of what stands around it and of the slices of its payload, which stay where they are. A
-//! failed write leaves the file as it was before: the next one begins at the same place, and [`Writer::finish`] works where
+//! A block, or several, is one `write_vectored` of what stands around it and of the slices of its payload, which stay where they
+//! are. A failed write leaves the file as it was before: the next one begins at the same place, and [`Writer::finish`] works where
 //! there is room for the cues. The thing written to is not flushed to disk here.
 
 use std::io::{self, ErrorKind, IoSlice, Seek, SeekFrom, Write};
 
 use super::Error;
-use super::muxer::{Block, Config, Muxer};
+use super::muxer::{Block, Config, Frame, Muxer};
 use super::track::Track;
 
 /// Slices that are written at once: as many as an array on the stack may take; a system takes 1024.
@@ -70,21 +70,42 @@ impl<W: Write + Seek> Writer<W> {
         P: IntoIterator<Item = &'a [u8]>,
         P::IntoIter: Clone,
     {
-        let payload = payload.into_iter();
-        let mut size = 0usize;
-        for slice in payload.clone() {
-            size = size.checked_add(slice.len()).ok_or(Error::TooLarge)?;
+        let mut refused = Ok(());
+        self.write_blocks([(*block, payload.into_iter())], |_, why| refused = Err(why))?;
+        refused
+    }
+
+    /// Appends blocks, all in one go: a system call costs more than what is done about a block otherwise. `refused` hears of those
+    /// that no file takes (as [`Muxer::frame`]), by their place; they are left out.
+    ///
+    /// Errors: those of writing; then none of them is in the file.
+    pub fn write_blocks<'a, P>(
+        &mut self,
+        blocks: impl IntoIterator<Item = (Block, P)>,
+        mut refused: impl FnMut(usize, Error),
+    ) -> Result<(), Error>
+    where
+        P: Iterator<Item = &'a [u8]> + Clone,
+    {
+        let mut frames: Vec<(Frame, P)> = Vec::new();
+        for (place, (block, payload)) in blocks.into_iter().enumerate() {
+            let size = payload.clone().try_fold(0usize, |size, slice| size.checked_add(slice.len()));
+            let pending = frames.iter().map(|(frame, _)| frame);
+            let frame = size.ok_or(Error::TooLarge).and_then(|size| self.muxer.frame_after(pending, &block, size));
+            match frame {
+                Ok(frame) => frames.push((frame, payload)),
+                Err(why) => refused(place, why),
+            }
         }
-        let frame = self.muxer.frame(block, size)?;
-        self.seek(frame.position())?;
+        let Some((first, _)) = frames.first() else { return Ok(()) };
+        self.seek(first.position())?;
         self.at = None;
-        // The annotation lets the payload's slices be of the shorter life of what stands around them.
-        let payload = payload.map(|slice: &'a [u8]| -> &[u8] { slice });
-        let slices = [frame.prefix()].into_iter().chain(payload).chain([frame.suffix()]);
-        write_slices(&mut self.out, slices)?;
-        self.muxer.commit(&frame);
+        write_slices(&mut self.out, frames.iter().flat_map(|(frame, payload)| around(frame, payload.clone())))?;
+        for (frame, _) in &frames {
+            self.muxer.commit(frame);
+        }
         self.at = Some(self.muxer.position());
-        if let Some(patch) = frame.patch() {
+        for patch in frames.iter().filter_map(|(frame, _)| frame.patch()) {
             // Only now that another Cluster is there is the last one over. A size that cannot be written stays unknown, which
             // is as good, and what is wrong with the disk the next block will find as well.
             let _ = self.overwrite(patch.position, patch.bytes);
@@ -137,6 +158,13 @@ impl<W: Write + Seek> Writer<W> {
         }
         Ok(())
     }
+}
+
+/// A payload, and what stands around it.
+fn around<'f, 'a: 'f>(frame: &'f Frame, payload: impl Iterator<Item = &'a [u8]>) -> impl Iterator<Item = &'f [u8]> {
+    // The annotation lets the payload's slices be of the shorter life of what stands around them.
+    let payload = payload.map(|slice: &'a [u8]| -> &'f [u8] { slice });
+    [frame.prefix()].into_iter().chain(payload).chain([frame.suffix()])
 }
 
 /// All of them, in as few calls as they fit into.

@@ -151,10 +151,10 @@ fn a_part_begins_with_a_key_frame() {
     let block = super::super::tests::block;
     for (at_ms, is_keyframe) in [(0, false), (40, false), (80, true), (120, false)] {
         let begins = (at_ms == 0).then(vp8);
-        script.live.write(&crate::recording::Block { begins, ..block(1, 1, at_ms, is_keyframe) }).expect("room");
+        script.live.write(&[crate::recording::Block { begins, ..block(1, 1, at_ms, is_keyframe) }]).expect("room");
     }
     // Never one: then there is nothing to be seen.
-    script.live.write(&crate::recording::Block { begins: Some(vp8()), ..block(2, 2, 90, false) }).expect("room");
+    script.live.write(&[crate::recording::Block { begins: Some(vp8()), ..block(2, 2, 90, false) }]).expect("room");
     let (directory, entry) = complete(script);
     assert_eq!(Content::read(&directory.join("ann-1.webm")).span(1), (2, 80, 120));
     assert!(!entry.files.iter().any(|file| file.participant.as_deref() == Some("bob")));
@@ -289,10 +289,10 @@ fn an_hour_of_four_people() {
             // 30 pictures a second, a key frame every ten.
             if tick * 3 / 5 != (tick + 1) * 3 / 5 || tick == 0 {
                 let video = block(person * 2 + 1, tick % 500 == 0, &picture);
-                script.live.write(&Block { begins: begins(vp8), ..video }).expect("room");
+                script.live.write(&[Block { begins: begins(vp8), ..video }]).expect("room");
             }
             let sound_block = block(person * 2 + 2, true, &voice);
-            script.live.write(&Block { begins: begins(sound), ..sound_block }).expect("room");
+            script.live.write(&[Block { begins: begins(sound), ..sound_block }]).expect("room");
         }
     }
     let (written, size) = (started.elapsed(), script.live.size());

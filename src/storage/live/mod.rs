@@ -161,23 +161,33 @@ impl Live {
         }
     }
 
-    /// Appends a block, and its track before the first. One that no file takes is counted and left out.
-    pub fn write(&mut self, block: &Block) -> Result<(), Failure> {
-        if self.is_closed {
-            return Ok(());
-        }
-        if let Some(description) = &block.begins {
-            self.add_track(block, description)?;
-        }
-        let header = block.header();
-        match self.writer.write_block(&header, block.payload.slices()) {
-            Ok(()) => {}
-            Err(webm::Error::Io(error)) => return Err(self.close(error.into())),
-            Err(_) => {
-                self.refused += 1;
+    /// Appends blocks, and their tracks before the first of each. Those that no file takes are counted and left out.
+    pub fn write(&mut self, blocks: &[Block]) -> Result<(), Failure> {
+        // What stands before a track that is new is in the file before it.
+        for blocks in blocks.chunk_by(|_, next| next.begins.is_none()) {
+            if self.is_closed {
                 return Ok(());
             }
+            if let Some((block, description)) = blocks.first().and_then(|block| Some((block, block.begins.as_ref()?))) {
+                self.add_track(block, description)?;
+            }
+            let mut refused = Vec::new();
+            let payloads = blocks.iter().map(|block| (block.header(), block.payload.slices()));
+            match self.writer.write_blocks(payloads, |place, _| refused.push(place)) {
+                Ok(()) => {}
+                Err(webm::Error::Io(error)) => return Err(self.close(error.into())),
+                Err(_) => refused = (0..blocks.len()).collect(),
+            }
+            self.refused += refused.len() as u64;
+            for (_, block) in blocks.iter().enumerate().filter(|(place, _)| refused.binary_search(place).is_err()) {
+                self.note_block(block)?;
+            }
         }
+        Ok(())
+    }
+
+    fn note_block(&mut self, block: &Block) -> Result<(), Failure> {
+        let header = block.header();
         let octets = block.payload.len() as u64;
         match self.extents.entry(block.number) {
             Place::Occupied(mut place) => place.get_mut().add(&header, octets),

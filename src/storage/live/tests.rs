@@ -21,7 +21,7 @@ fn a_call_with_all_that_is_said_about_it() {
     script.join(2000, "carl");
     script.source(2500, 9, "bob", "screen");
     let larger = Block { begins: Some(vp8()), size: Some((640, 100)), ..block(9, 3, 2500, true) };
-    script.live.write(&larger).expect("room");
+    script.live.write(&[larger]).expect("room");
     // While it is written, it can be played.
     let growing = Content::read(&directory.join("recording.webm"));
     assert_eq!((growing.blocks.len(), growing.tracks.len(), growing.cues), (151, 3, 0));
@@ -87,7 +87,7 @@ fn a_full_disk_loses_nothing_that_was_written() {
     let mut written = 10;
     let failure = loop {
         let at_ms = 400 + written * 40;
-        match script.live.write(&block(1, 1, at_ms, false)) {
+        match script.live.write(&[block(1, 1, at_ms, false)]) {
             Ok(()) => written += 1,
             Err(failure) => break failure,
         }
@@ -95,7 +95,7 @@ fn a_full_disk_loses_nothing_that_was_written() {
     assert!(matches!(failure, Failure::DiskFull) && failure.reason() == EndReason::DiskFull);
     assert!((11..15).contains(&written), "{written}");
     // What comes after is dropped, so that there is room for the end.
-    script.live.write(&block(1, 1, 5000, true)).expect("nothing is written");
+    script.live.write(&[block(1, 1, 5000, true)]).expect("nothing is written");
     left.store(1 << 20, Ordering::Relaxed);
     let Ended { journal, completed, .. } = script.end();
     completed.expect("what was set aside");
@@ -129,8 +129,8 @@ fn blocks_that_no_file_takes_are_left_out() {
     let mut script = Script::new(scratch.path(), 1);
     let path = script.directory().join("recording.webm");
     // Without a description; with a number that there is not; of a source of which nobody has heard.
-    script.live.write(&block(1, 5, 0, true)).expect("nothing is written");
-    script.live.write(&Block { begins: Some(vp8()), ..block(1, 0, 0, true) }).expect("nothing is written");
+    script.live.write(&[block(1, 5, 0, true)]).expect("nothing is written");
+    script.live.write(&[Block { begins: Some(vp8()), ..block(1, 0, 0, true) }]).expect("nothing is written");
     script.blocks(99, 1, vp8(), 0, 100);
     script.end().completed.expect("room");
     let content = Content::read(&path);

@@ -177,7 +177,7 @@ fn what_is_recorded_is_left_alone() {
     let mut script = small(scratch.path());
     assert_eq!(repair_one(scratch.path()).outcome, Outcome::InUse);
     assert_eq!(list(scratch.path()).expect("a directory")[0].outcome, Outcome::InUse);
-    script.live.write(&block(3, 3, 3000, true)).expect("room");
+    script.live.write(&[block(3, 3, 3000, true)]).expect("room");
     let path = script.directory().join("recording.webm");
     script.end().completed.expect("room");
     assert_eq!(Content::read(&path).blocks.len(), 156);
