@@ -42,6 +42,12 @@ use crate::webm;
 use crate::whip;
 use crate::ws;
 
+mod library;
+mod recording;
+
+pub use library::{http_range, manifest};
+pub use recording::{recording_frames, recording_ops};
+
 /// A request stream: the pieces in which it comes make no difference, and what is refused ends it.
 pub fn http_request(data: &[u8]) {
     let tight = http::Limits { request_line: 40, head: 120, headers: 4, body: 24, sdp: 30, ..http::Limits::default() };
@@ -1337,6 +1343,11 @@ impl<'a> Source<'a> {
         head
     }
 
+    /// 16 bits.
+    fn size(&mut self) -> usize {
+        self.take(2).iter().fold(0, |n, byte| n << 8 | usize::from(*byte))
+    }
+
     /// 24 bits.
     fn number(&mut self) -> u64 {
         self.take(3).iter().fold(0, |n, byte| n << 8 | u64::from(*byte))
@@ -1451,7 +1462,7 @@ const FINGERPRINT: &str = "a=fingerprint:sha-256 \
     4A:AD:B9:B1:3F:82:18:3B:54:02:12:DF:3E:5D:49:6B:19:E5:7C:AB:4A:AD:B9:B1:3F:82:18:3B:54:02:12:DF";
 
 /// Audio both ways and simulcast video, in the manner of Chrome.
-const OFFER: &str = include_str!("../fuzz/seeds/sdp_guard/chrome");
+const OFFER: &str = include_str!("../../fuzz/seeds/sdp_guard/chrome");
 
 #[cfg(test)]
 mod tests {
@@ -1545,6 +1556,10 @@ mod tests {
         session 300,
         webm_read 4000,
         webm_write 2000,
+        recording_frames 4000,
+        recording_ops 1000,
+        manifest 2000,
+        http_range 4000,
     }
 
     /// Each body has its thin target and its seeds, and none is without a body.
