@@ -82,7 +82,9 @@ fn check_parts(state: &State) {
 
 /// A file takes the tracks that it takes, and what else is said.
 fn check_head(state: &State) {
-    let Ok(mut muxer) = webm::Muxer::new(webm::Config { info: state.info(), ..webm::Config::default() }) else { return };
+    let Ok(mut muxer) = webm::Muxer::new(webm::Config { info: state.info(), ..webm::Config::default() }) else {
+        return;
+    };
     let added = state.webm_tracks().into_iter().take(100).filter(|track| muxer.add_track(track.clone()).is_ok());
     let added = added.count();
     muxer.set_tags(state.tags());
@@ -175,9 +177,10 @@ fn check_download(request: &Request, file: &FileEntry, head: &Response) {
     assert!(head.headers.iter().all(|(name, value)| is_printable(name) && is_printable(value)), "{:?}", head.headers);
     let mut bytes = Vec::new();
     head.encode(request.method == Method::Head, "id", true, &mut bytes);
-    let lines = bytes.windows(4).position(|four| four == b"\r\n\r\n").map(|end| {
-        String::from_utf8_lossy(&bytes[..end]).lines().count()
-    });
+    let lines = bytes
+        .windows(4)
+        .position(|four| four == b"\r\n\r\n")
+        .map(|end| String::from_utf8_lossy(&bytes[..end]).lines().count());
     // Status, id and connection; length; what a problem adds.
     let more = 3 + usize::from(head.status != 304) + usize::from(head.code().is_some());
     assert_eq!(lines, Some(head.headers.len() + more), "each field is a line");

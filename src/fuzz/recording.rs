@@ -348,9 +348,9 @@ impl Call {
 
     fn pause(&mut self, byte: u8) {
         let at = self.moment(byte);
-        self.item(Item::Paused { at });
-        if self.paused.is_none() {
-            self.paused = Some(at);
+        self.recorder.handle_item(self.now, &Item::Paused { at });
+        if self.paused.replace(self.paused.unwrap_or(at)).is_none() {
+            self.take_blocks();
         }
         self.take();
     }
@@ -490,13 +490,12 @@ impl Call {
 
     fn take(&mut self) {
         assert_eq!(self.recorder.position_ns(self.now), self.position_ns(self.now));
+        let (paused, blocks) = (self.paused.is_some(), self.written.len());
+        self.take_blocks();
+        assert!(!paused || blocks == self.written.len(), "nothing is written of a pause");
+        assert!(!paused || self.recorder.poll_timeout().is_none());
         if !self.takes {
             return;
-        }
-        let (paused, blocks) = (self.paused.is_some(), self.written.len());
-        while let Some(block) = self.recorder.poll_block() {
-            self.check_time(&block);
-            self.write(&block);
         }
         while let Some(track) = self.recorder.poll_keyframe_request(self.now) {
             let sender = self.tracks.get(&track).expect("a track of the call");
@@ -505,8 +504,13 @@ impl Call {
         while let Some(note) = self.recorder.poll_note() {
             self.check_note(&note);
         }
-        assert!(!paused || self.recorder.poll_timeout().is_none());
-        assert!(!paused || blocks == self.written.len(), "nothing is written of a pause");
+    }
+
+    fn take_blocks(&mut self) {
+        while let Some(block) = self.takes.then(|| self.recorder.poll_block()).flatten() {
+            self.check_time(&block);
+            self.write(&block);
+        }
     }
 
     /// When it leaves. A picture of VP9 or AV1 whose marker is missing may be waited for.
@@ -514,8 +518,12 @@ impl Call {
         let ahead = Duration::from_nanos(block.timestamp_ns).as_millis() as u64;
         let position = self.position_ns(self.now) / 1_000_000;
         assert!(ahead <= position + AHEAD_MAX_MS, "at {ahead} ms, when it is {position} ms");
+        let Some(packet) = block.payload.slices().filter_map(|slice| self.packet_of(slice)).last() else {
+            // Silence goes on where the last block ended.
+            let end_ns = block.timestamp_ns + block.duration_ns.unwrap_or(0);
+            return assert!(end_ns > self.floor_ns, "silence of a pause");
+        };
         assert!(block.timestamp_ns >= self.floor_ns, "from before the end of a pause");
-        let Some(packet) = block.payload.slices().filter_map(|slice| self.packet_of(slice)).last() else { return };
         let late = self.now - packet.arrival;
         assert!(!packet.marker || late <= LATE_MAX + self.stalled, "it waited for {late:?}");
     }
@@ -531,9 +539,7 @@ impl Call {
                 assert!(*packets > 0);
                 (source, at_ns, *duration)
             }
-            Note::Changed { source, at_ns, .. } | Note::Slewed { source, at_ns, .. } => {
-                (source, at_ns, Duration::ZERO)
-            }
+            Note::Changed { source, at_ns, .. } | Note::Slewed { source, at_ns, .. } => (source, at_ns, Duration::ZERO),
         };
         assert!(self.tracks.contains_key(source));
         let end_ms = (*at_ns + ns(long)) / 1_000_000;
