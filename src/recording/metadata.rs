@@ -98,7 +98,7 @@ impl Metadata {
             ended: self.ended_unix_ms.map(from_unix_ms),
             end_reason: self.end_reason.clone(),
             duration_ms: self.duration_ms,
-            size: files.iter().map(|file| file.size).sum(),
+            size: files.iter().fold(0, |size, file| size.saturating_add(file.size)),
             recovered: self.recovered,
             error: self.error.clone(),
             files,

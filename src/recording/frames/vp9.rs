@@ -124,7 +124,8 @@ impl Picture {
 
     /// Of the highest layer that is there.
     fn size(&self, key: &Keyframe, layers: &[Layer]) -> (u32, u32) {
-        let said = self.sizes.get(usize::from(self.spatial)).map(|size| (size.0.into(), size.1.into()));
+        let said = self.sizes.get(usize::from(self.spatial)).filter(|size| size.0 > 0 && size.1 > 0);
+        let said = said.map(|size| (size.0.into(), size.1.into()));
         let top = layers.last().and_then(|layer| layer.header).map(|header| (header.width, header.height));
         match layers {
             [_] => (key.width, key.height),

@@ -252,6 +252,12 @@ impl Extent {
         self.octets += octets;
         self.keyframes += u64::from(block.is_keyframe);
     }
+
+    /// Whether there can be such a track, so that whoever counts them together need not ask.
+    fn is_sane(&self) -> bool {
+        let numbers = [self.end_ms, self.blocks, self.octets, self.keyframes];
+        self.start_ms <= self.end_ms && numbers.iter().all(|number| *number <= COUNT_MAX)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -524,7 +530,8 @@ impl State {
                     origin.quality = line.quality;
                 }
             }
-            Line::Extent(line) => push(&mut self.extents, *line),
+            Line::Extent(line) if line.is_sane() => push(&mut self.extents, *line),
+            Line::Extent(_) => self.unknown += 1,
             Line::End(line) => self.end = Some(line.clone()),
             Line::File(line) => {
                 // Listed before by somebody who was killed.
@@ -659,6 +666,8 @@ const LINE_MAX: u64 = 1024 * 1024;
 const MANIFEST_MAX: u64 = 512 * 1024 * 1024;
 /// Of lines of each kind that are kept: somebody who speaks every two seconds for twelve hours, three times.
 const LIST_MAX: usize = 64 * 1024;
+/// Of milliseconds, blocks or octets of a track: no file is as long.
+const COUNT_MAX: u64 = 1 << 40;
 /// More than anybody looks at.
 const CHAPTERS_MAX: usize = 1000;
 /// Whoever comes as early was there when it began.

@@ -156,6 +156,35 @@ fn what_makes_no_sense_is_passed_over() {
     assert_eq!(state.file, None);
 }
 
+/// Where the sums and differences of what it says would have no room.
+#[test]
+fn an_extent_that_no_track_has_is_passed_over() {
+    let sane = Extent { track: 1, start_ms: 2, end_ms: 9, blocks: 3, octets: 1000, keyframes: 1 };
+    let rows = [
+        (sane, 1),
+        (Extent { start_ms: 9, ..sane }, 1),
+        (Extent { start_ms: 10, ..sane }, 0),
+        (Extent { end_ms: u64::MAX, ..sane }, 0),
+        (Extent { blocks: u64::MAX, ..sane }, 0),
+        (Extent { octets: u64::MAX, ..sane }, 0),
+        (Extent { keyframes: u64::MAX, ..sane }, 0),
+    ];
+    for (extent, kept) in rows {
+        let state = state(&[Line::Extent(extent)]);
+        assert_eq!((state.extents.len(), state.unknown), (kept, 1 - kept as u64), "{extent:?}");
+    }
+}
+
+#[test]
+fn files_whose_sizes_have_no_sum() {
+    let mut entry = metadata::entry(&state(&lines())).expect("an entry");
+    for name in ["a.webm", "b.webm"] {
+        entry.files.push(metadata::file(name, FileKind::Participant, u64::MAX, "ab".into()));
+    }
+    let metadata = metadata::Metadata::of(&entry, false);
+    assert_eq!(metadata.to_entry(5, "cd".into()).map(|entry| entry.size), Some(u64::MAX));
+}
+
 #[test]
 fn a_flood_takes_no_memory() {
     let gap = Line::Gap(Gap { at_ms: 5, source: 7, duration_ms: 40, packets: 3 });

@@ -394,13 +394,13 @@ fn quality(state: &State, lane: &Lane) -> Quality {
     sources.dedup();
     let qualities = sources.into_iter().filter_map(|source| state.origin(source)).map(|origin| origin.quality);
     let sum = |a: Quality, b: Quality| Quality {
-        packets: a.packets + b.packets,
-        lost: a.lost + b.lost,
-        recovered: a.recovered + b.recovered,
-        frames: a.frames + b.frames,
-        dropped: a.dropped + b.dropped,
-        gaps: a.gaps + b.gaps,
-        keyframes: a.keyframes + b.keyframes,
+        packets: a.packets.saturating_add(b.packets),
+        lost: a.lost.saturating_add(b.lost),
+        recovered: a.recovered.saturating_add(b.recovered),
+        frames: a.frames.saturating_add(b.frames),
+        dropped: a.dropped.saturating_add(b.dropped),
+        gaps: a.gaps.saturating_add(b.gaps),
+        keyframes: a.keyframes.saturating_add(b.keyframes),
         keyframe_interval_ms: a.keyframe_interval_ms.max(b.keyframe_interval_ms),
         drift_ppm: if a.drift_ppm.unsigned_abs() > b.drift_ppm.unsigned_abs() { a.drift_ppm } else { b.drift_ppm },
     };

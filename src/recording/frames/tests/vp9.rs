@@ -86,9 +86,11 @@ fn only_the_base_layer_makes_a_key_frame() {
 #[test]
 fn the_size_is_that_of_the_highest_layer() {
     let (key, other) = (key(), inter(2, 0));
-    // Three layers, with sizes: 320x180, 640x360, 1280x720.
+    // Three layers, with sizes: 320x180, 640x360, 1280x720. One that is none says nothing.
     let structure = [0x50, 1, 64, 0, 180, 2, 128, 1, 104, 5, 0, 2, 208];
-    for (layers, size) in [(1, (320, 180)), (2, (640, 360)), (3, (1280, 720))] {
+    let none = [0x50, 1, 64, 0, 180, 0, 0, 1, 104, 5, 0, 0, 0];
+    let rows = [(1, structure, (320, 180)), (2, structure, (640, 360)), (3, structure, (1280, 720))];
+    for (layers, structure, size) in rows.into_iter().chain([2, 3].map(|layers| (layers, none, (320, 180)))) {
         let mut bench = Bench::new(Codec::Vp9);
         for layer in 0..layers {
             let head: &[u8] = if layer == 0 { &[0x2e, 0, 0] } else { &[0x6c, layer << 1 | 1, 0] };
@@ -97,7 +99,7 @@ fn the_size_is_that_of_the_highest_layer() {
             bench.put(7, 0, layer + 1 == layers, &[head, structure, frame].concat());
         }
         let frame = bench.one();
-        assert_eq!(frame.size, Some(size));
+        assert_eq!(frame.size, Some(size), "{layers}");
         let begins = frame.begins.expect("a description");
         assert_eq!(begins.private, [1, 1, 0, 3, 1, 8, 4, 1, 1]);
         let video = crate::webm::Video { width: size.0, height: size.1, display: None };
