@@ -125,7 +125,8 @@ impl Track {
         self.lost += lost;
         self.packet.arrival += Duration::from_millis(1);
         let now = (self.packet.ssrc, self.packet.codec);
-        self.needs_key |= lost > 0 || self.before.replace(now) != Some(now);
+        let is_other = self.before.replace(now) != Some(now);
+        self.needs_key |= lost > 0 || is_other;
         let before = self.assembler.counters();
         let mut out = VecDeque::new();
         self.assembler.handle(&self.packet, lost, &mut out);
@@ -655,6 +656,6 @@ const LONGEST: Duration = Duration::from_secs(150);
 const AHEAD_MAX_MS: u64 = 1100;
 /// From the arrival of a packet until its block is written: holes are waited for, then other tracks, and what is ahead of its
 /// time for that.
-const LATE_MAX: Duration = Duration::from_millis(500 + 650 + 1000 + 100);
+const LATE_MAX: Duration = Duration::from_millis(500 + 650 + 350);
 /// Blocks that nobody takes.
 const WAITING_MAX: usize = 2 * 16 * 1024 + 1;
