@@ -1557,7 +1557,7 @@ mod tests {
         webm_read 4000,
         webm_write 2000,
         recording_frames 4000,
-        recording_ops 400,
+        recording_ops 300,
         manifest 2000,
         http_range 4000,
     }

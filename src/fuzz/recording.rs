@@ -649,9 +649,9 @@ fn ns(long: Duration) -> u64 {
 }
 
 /// What is to be tried of one input.
-const PACKETS_MAX: u64 = 40_000;
+const PACKETS_MAX: u64 = 20_000;
 const TRACKS: u32 = 6;
-const LONGEST: Duration = Duration::from_secs(150);
+const LONGEST: Duration = Duration::from_secs(70);
 /// By how much a block may be ahead of the time that it is, and what is rounded.
 const AHEAD_MAX_MS: u64 = 1100;
 /// From the arrival of a packet until its block is written: holes are waited for, then other tracks, and what is ahead of its
