@@ -147,9 +147,9 @@ impl Track {
         self.frames += 1;
         assert_eq!(frame.ssrc, self.packet.ssrc, "another one is the end of what was");
         assert!(frame.arrival <= self.packet.arrival);
-        let payload = frame.payload.to_vec();
-        assert_eq!(payload.len(), frame.payload.len(), "the size of its slices");
-        assert!(!payload.is_empty() && payload.len() <= webm::muxer::PAYLOAD_MAX);
+        let size: usize = frame.payload.slices().map(<[u8]>::len).sum();
+        assert_eq!(size, frame.payload.len(), "the size of its slices");
+        assert!((1..=webm::muxer::PAYLOAD_MAX).contains(&size));
         assert!(frame.payload.slices().all(|slice| !slice.is_empty()));
         match self.kind {
             MediaKind::Video => {
@@ -157,11 +157,13 @@ impl Track {
                 self.needs_key = false;
                 assert!(frame.size.is_none_or(|(width, height)| width > 0 && height > 0), "{:?}", frame.size);
                 assert!(frame.samples == 0 && (frame.is_keyframe || frame.size.is_none()));
-                check_picture(self.packet.codec, frame, &payload);
+                if size <= LOOKED_AT_MAX {
+                    check_picture(self.packet.codec, frame, &frame.payload.to_vec());
+                }
             }
             MediaKind::Audio => {
                 assert_eq!((frame.is_keyframe, frame.size), (true, None));
-                assert_eq!(webm::opus::samples(&payload), Some(frame.samples));
+                assert_eq!(webm::opus::samples(&frame.payload.to_vec()), Some(frame.samples));
                 let shared = frame.payload.slices().next().is_some_and(|slice| is_part(&self.packet.payload, slice));
                 assert!(shared, "a packet is not copied");
             }
@@ -650,6 +652,7 @@ fn ns(long: Duration) -> u64 {
 
 /// What is to be tried of one input.
 const PACKETS_MAX: u64 = 20_000;
+const LOOKED_AT_MAX: usize = 64 * 1024;
 const TRACKS: u32 = 6;
 const LONGEST: Duration = Duration::from_secs(70);
 /// By how much a block may be ahead of the time that it is, and what is rounded.
