@@ -1,4 +1,5 @@
-//! WebRTC Engine: video calls in one binary. An SFU, a WebSocket signaling server with JWT and roles, and a web client.
+//! WebRTC Engine: video calls in one binary. An SFU, a WebSocket signaling server with JWT and roles, a recorder, and a web
+//! client.
 //!
 //! This page is the map of the code. What the outside world sees is in the README and in the messages of [`signal`].
 //!
@@ -6,12 +7,13 @@
 //!
 //! One process. `WORKERS` threads, each pinned to a core, each running one mio loop around one [`shard`]: the machine that
 //! owns every room, participant, session and media connection of that core. A few ordinary threads do what blocks
-//! ([`jobs`]). Threads share the configuration, metric atomics and bounded mail queues, and nothing else.
+//! ([`jobs`], [`storage`], [`db`]). Threads share the configuration, metric atomics and bounded mail queues, and nothing else.
 //!
 //! ```text
 //!   browsers ──UDP──► worker 0 ┐
-//!            ──TCP──► worker 1 ┤ mail ◄──► jobs (files), starter (signals)
-//!                      …       ┘
+//!            ──TCP──► worker 1 ┤ mail ◄──► jobs (certificates), starter (signals)
+//!                      …       ├──► recorder threads ──► finisher (files of recordings)
+//!                              └──► database (SQLite), readers (downloads)
 //! ```
 //!
 //! A room lives on one worker. Worker 0 owns the directory of rooms and is asked at every join. A connection is accepted by
@@ -23,8 +25,8 @@
 //! # Modules in reading order
 //!
 //! ```text
-//!   main ──► cli ──► worker ──► shard ──► { signal http ws whip | room p2p auth | sfu peer quality } ──► base
-//!             └────► jobs                 arrows are imports; nothing imports against an arrow
+//!   main ──► cli ──► worker ──► shard ──► { signal http ws whip | room p2p auth | sfu peer quality | recording } ──► base
+//!             └────► jobs db storage      arrows are imports; nothing imports against an arrow
 //! ```
 //!
 //! - [`base`]: ids, units, bounded queue, token bucket, timer wheel
@@ -50,7 +52,7 @@
 //!
 //! # Invariants
 //!
-//! - *Machines.* Outside [`worker`], [`jobs`] and [`cli`] nothing touches a socket, a clock, a file or a thread. A machine is
+//! - *Machines.* Outside [`worker`], [`jobs`], [`db`], [`storage`] and [`cli`] nothing touches a socket, a clock, a file or a thread. A machine is
 //!   fed (`handle_*`), asked (`poll_*`) and says when it wants to be woken. `tests/tidy.rs` watches over this.
 //! - *One owner.* State is owned by value; relations are keys ([`base::ParticipantKey`], [`base::TrackId`]) into the owner's
 //!   table.
@@ -69,6 +71,19 @@
 //! track: drop, forward, or switch at this key frame, and returns forwards with rewritten headers over the same payload. The
 //! shard writes each to the subscriber's [`peer`]. At the end of the turn every touched peer is flushed once, which encrypts,
 //! and [`worker::udp`] sends everything with `sendmmsg`, runs to one destination as one segmented message.
+//!
+//! # One recorded packet
+//!
+//! The tap of a room (`shard::recording`) is one more subscriber in [`sfu`], of every track at its best layer, so the packet comes
+//! there as it would to anybody else, with a numbering of its own that only loss makes holes in. With the publisher's RTP time and
+//! SSRC it goes into a batch; ten times a second, or when the batch is full, that goes to a recorder thread
+//! ([`storage::recorder`]). There [`recording`] puts packets into order, frames together and all tracks on one clock (sender reports
+//! say how sound and picture belong together), and [`webm`] says what stands around each block. A batch's blocks are one
+//! `write_vectored` of headers and of slices of the packets. `manifest.jsonl` grows beside the file; when the recording ends, or at
+//! the next start after a crash, the finisher makes everything else of these two.
+//!
+//! No payload is copied by us between decryption and the file; exceptions are headers: those of VP9 layers that have to be hidden,
+//! and VP9's descriptor after a change of encoding. str0m copies a payload once after decryption, into the `Arc` that is shared.
 //!
 //! # One message
 //!

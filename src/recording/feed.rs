@@ -15,7 +15,7 @@ pub type SendFeed = Arc<dyn Fn(Feed) -> Result<(), Box<Feed>> + Send + Sync>;
 /// From a shard to the recorder thread.
 #[derive(Debug)]
 pub enum Feed {
-    /// A recording is wanted. It is answered by [`Notice::Opened`] or [`Notice::Refused`]; media comes only after that.
+    /// A recording is wanted. It is answered by [`NoticeKind::Opened`] or [`NoticeKind::Refused`]; media comes only after that.
     Begin(Box<Begin>),
     /// What happened in it since the last batch. Nothing comes after [`Item::Finish`].
     Batch { recording: RecordingId, items: Vec<Item> },

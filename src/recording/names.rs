@@ -36,7 +36,7 @@ fn extension(is_webm: bool) -> &'static str {
     if is_webm { "webm" } else { "mkv" }
 }
 
-/// Percent-encodes everything outside `[A-Za-z0-9_-]`. At most [`LENGTH_MAX`] characters: what is longer is cut, and ends in a
+/// Percent-encodes everything outside `[A-Za-z0-9_-]`. At most 64 characters: what is longer is cut, and ends in a
 /// hash of all of it, so that two long names stay apart.
 pub fn encode(text: &str) -> String {
     const DIGITS: &[u8; 16] = b"0123456789ABCDEF";

@@ -6,7 +6,7 @@
 //!
 //! - [`udp`]: batched datagrams
 //! - [`tcp`]: one TCP connection
-//! - [`library`]: questions about recordings, and downloads
+//! - `library`: questions about recordings, and downloads
 
 mod library;
 pub mod tcp;
