@@ -47,7 +47,6 @@ impl Shard {
     pub(super) fn tick(&mut self, now: Instant, index: usize) {
         self.listen(now, index);
         self.feed(now, index);
-        self.feed_again(now);
         let Some(state) = self.rooms.get(index) else { return };
         let keys: Vec<ParticipantKey> = state.room.participants().map(|(key, _)| key).collect();
         for key in keys {

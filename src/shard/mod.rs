@@ -581,6 +581,7 @@ impl Shard {
                 TimerKey::Session(slot) => self.handle_session_timeout(now, slot),
             }
         }
+        self.feed_again(now);
         self.settle(now);
     }
 
@@ -615,7 +616,8 @@ impl Shard {
 
     /// When [`Shard::handle_timeout`] is due.
     pub fn poll_timeout(&mut self) -> Option<Instant> {
-        self.wheel.next_deadline()
+        let unfed = self.unfed.iter().map(|(at, _)| *at).min();
+        [self.wheel.next_deadline(), unfed].into_iter().flatten().min()
     }
 
     /// There are peers that want a [`Shard::flush`].

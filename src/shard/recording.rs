@@ -491,7 +491,7 @@ impl Shard {
         }
     }
 
-    /// Ends of recordings that the thread had no room for; to be called regularly.
+    /// Ends of recordings that the thread had no room for, when it is time.
     pub(super) fn feed_again(&mut self, now: Instant) {
         for place in (0..self.unfed.len()).rev().filter(|place| self.unfed[*place].0 <= now).collect::<Vec<_>>() {
             let (_, feed) = self.unfed.swap_remove(place);

@@ -384,6 +384,24 @@ fn a_thread_that_has_no_room() {
     });
 }
 
+#[test]
+fn an_end_comes_through_though_nobody_is_left() {
+    simulate("an_end_comes_through_though_nobody_is_left", 1, |world| {
+        let (ann, bob) = ann_and_bob(world);
+        record(world, ann, json!({}));
+        world.run(SECOND);
+        world.studio.answer = Answer::Full;
+        for who in [ann, bob] {
+            world.with(who, |client, _| client.say("leave", json!({})));
+        }
+        world.run(5 * SECOND);
+        assert_eq!(world.rooms_alive(0), 0);
+        world.studio.answer = Answer::Open;
+        world.run(SECOND);
+        assert_eq!(world.studio.takes[0].end(), Some(EndReason::CallEnded));
+    });
+}
+
 /// Reports of senders come along, those of before the beginning too.
 #[test]
 fn what_senders_say_of_their_clocks() {

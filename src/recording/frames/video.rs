@@ -189,7 +189,8 @@ impl Video {
             return None;
         }
         self.described = Some((codec.clone(), key.private.clone()));
-        let (width, height) = key.size.unwrap_or_default();
+        // A file has to say something; what is true a decoder reads from the parameter sets.
+        let (width, height) = key.size.unwrap_or((1, 1));
         Some(Description {
             media: webm::Media::Video(webm::Video { width, height, display: None }),
             codec: codec.clone(),
