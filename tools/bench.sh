@@ -33,7 +33,7 @@ load() { cut -d' ' -f1-3 /proc/loadavg; }
 
 say "building"
 cargo build --release --bin webrtc-engine --example loadgen >&2
-cargo bench --no-run --bench forward --bench join --bench latency --bench sfu --bench crypto >&2
+cargo bench --no-run --bench forward --bench record --bench join --bench latency --bench sfu --bench crypto >&2
 
 echo "# Results of $(date -u '+%Y-%m-%d %H:%M') UTC"
 echo
@@ -47,7 +47,7 @@ echo "| revision | $(git describe --always --dirty 2>/dev/null || echo unknown) 
 echo "| load average before | $(load) |"
 echo "| command | \`tools/bench.sh${quick:+ $quick}\`, ${measured} s per scenario |"
 
-for bench in forward join latency; do
+for bench in forward record join latency; do
     say "cargo bench --bench $bench"
     echo
     echo "## \`cargo bench --bench $bench${quick:+ -- $quick}\`"
