@@ -5,8 +5,11 @@
 //!
 //! One publisher; its packets go into a shard in batches, as in the bench `forward`, three times: to nobody, to one subscriber, to
 //! a recording. What the shard spends more than for nobody is *forward*, and *tap*. The recorder thread's part is what it does
-//! with the batches: order, frames, clock, interleaving, and the file (*thread*), system calls included. All is CPU of the
-//! thread; making the datagrams is no part of it.
+//! with the batches: order, frames, clock, interleaving, and the file (*thread*). All is CPU of the thread; making the datagrams is
+//! no part of it.
+//!
+//! The file's system calls are in it, and those that would send a packet to a subscriber are not, which are the greater part of
+//! what that costs: so the ratio here is too high by several times. `tools/record-load.sh` measures both with sockets.
 
 mod support;
 
