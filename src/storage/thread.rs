@@ -325,6 +325,8 @@ impl<M: Machine> Session<M> {
             }
             self.machine.handle_item(now, item);
             self.drain(now, context)?;
+            // Whoever reads the new status reads how long it is by then.
+            (context.entry.duration_ms, context.entry.size) = (self.live.duration_ms(), self.live.size());
             match item {
                 Item::Paused { .. } => context.set_status(Status::Paused),
                 Item::Resumed { .. } => context.set_status(Status::Recording),
