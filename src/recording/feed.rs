@@ -43,6 +43,8 @@ pub struct Begin {
 #[derive(Debug)]
 pub enum Item {
     Packet(Packet),
+    /// A packet that is not recorded: it came before the first key frame, or in a pause. It says how long packets are under way.
+    Arrival(Arrival),
     Report(Report),
     /// Somebody is in the call: also, at the beginning, for those who are already. One name may come again after `Left`.
     Joined {
@@ -133,6 +135,18 @@ pub struct Packet {
     pub marker: bool,
     /// Without padding.
     pub payload: Arc<[u8]>,
+    pub arrival: Instant,
+}
+
+/// The times of a packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Arrival {
+    pub track: u32,
+    pub ssrc: u32,
+    /// RTP time, the publisher's own of this SSRC.
+    pub time: u32,
+    /// Of `time`, in Hz.
+    pub clock_rate: u32,
     pub arrival: Instant,
 }
 

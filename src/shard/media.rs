@@ -156,6 +156,11 @@ impl Shard {
         if let (Some(tap), Some(info)) = (&mut state.tap, &packet.last_sender_info) {
             tap.note_report(track, info, incoming.ssrc, incoming.clock_rate, packet.timestamp);
         }
+        let is_tapped = state.tap.is_some();
+        if is_tapped {
+            self.note_arrival(room, &incoming);
+        }
+        let Some(state) = self.rooms.get_mut(room) else { return };
         state.sfu.handle_rtp(now, incoming, &mut forwards);
         self.deliver(now, &mut forwards);
         self.forwards = forwards;

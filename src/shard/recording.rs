@@ -26,11 +26,11 @@ use crate::base::{ParticipantKey, RecordingId, RoomId, TrackId, UserId, rfc3339}
 use crate::http::question::{Control, Controlled, Reply};
 use crate::recording::command::{Command, Start};
 use crate::recording::feed::{
-    Begin, EndReason, Feed, Item, Notice, NoticeKind, Packet, Refusal, Report, TrackInfo as TapTrackInfo,
+    Arrival, Begin, EndReason, Feed, Item, Notice, NoticeKind, Packet, Refusal, Report, TrackInfo as TapTrackInfo,
 };
 use crate::recording::library::{Inquiry, Status};
 use crate::room::{LeaveReason, Source, TrackMeta};
-use crate::sfu::{Forward, Slot, Target};
+use crate::sfu::{Forward, Incoming, Slot, Target};
 use crate::signal::message::{
     self, ErrorCode, RecordingCompleted, RecordingInfo, RecordingStarted, RecordingState, RecordingStopped, RequestId,
 };
@@ -71,6 +71,7 @@ enum Waiter {
 struct TapTrack {
     number: u32,
     id: TrackId,
+    is_video: bool,
     /// The last report that was passed on of each of its SSRCs, as SSRC and RTP time; the oldest first.
     reports: Vec<(u32, u32)>,
     /// Packets that found no room since this was last said.
@@ -99,6 +100,11 @@ impl Tap {
         let is_wanted = |wanted: &Vec<UserId>| wanted.iter().any(|user| names.contains(&user));
         (track.kind == crate::room::Kind::Audio || !self.start.audio_only)
             && self.start.participants.as_ref().is_none_or(is_wanted)
+    }
+
+    /// The number of a track whose packets may come without being recorded.
+    fn video(&self, track: TrackId) -> Option<u32> {
+        self.tracks.iter().find(|t| t.id == track && t.is_video).map(|t| t.number)
     }
 
     /// The publisher's clock, as far as it is news.
@@ -511,6 +517,18 @@ impl Shard {
         }
     }
 
+    /// While no picture of a track is recorded, its packets still tell how long they are under way: the first key frame takes longer
+    /// than others, and what comes after it would seem to be early.
+    pub(super) fn note_arrival(&mut self, index: usize, packet: &Incoming<'_>) {
+        let Some(state) = self.rooms.get_mut(index) else { return };
+        let Some(tap) = state.tap.as_mut().filter(|tap| tap.is_open() && tap.items.len() < BATCH) else { return };
+        let Some(track) = tap.video(packet.track) else { return };
+        if state.sfu.forwarding(slot(index, track)).is_none() {
+            let Incoming { ssrc, time, clock_rate, arrival, .. } = *packet;
+            tap.items.push(Item::Arrival(Arrival { track, ssrc, time, clock_rate, arrival }));
+        }
+    }
+
     /// Sends what waits to the thread.
     pub(super) fn feed(&mut self, now: Instant, index: usize) {
         let Some(tap) = self.rooms.get_mut(index).and_then(|state| state.tap.as_mut()) else { return };
@@ -545,7 +563,8 @@ impl Shard {
         };
         let number = tap.next_number;
         tap.next_number += 1;
-        tap.tracks.push(TapTrack { number, id: track.id, reports: Vec::new(), dropped: 0 });
+        let is_video = track.kind == crate::room::Kind::Video;
+        tap.tracks.push(TapTrack { number, id: track.id, is_video, reports: Vec::new(), dropped: 0 });
         let info = TapTrackInfo {
             number,
             id: track.id,

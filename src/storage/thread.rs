@@ -479,7 +479,7 @@ fn payload_octets(item: &Item) -> usize {
 /// When it happened, of what the manifest is told.
 fn moment(item: &Item) -> Option<Instant> {
     match item {
-        Item::Packet(_) | Item::Report(_) | Item::Finish { .. } => None,
+        Item::Packet(_) | Item::Arrival(_) | Item::Report(_) | Item::Finish { .. } => None,
         Item::Joined { at, .. }
         | Item::Left { at, .. }
         | Item::TrackAdded { at, .. }

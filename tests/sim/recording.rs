@@ -416,6 +416,12 @@ fn what_senders_say_of_their_clocks() {
             let number = take.number("ann", source);
             let report = take.items.iter().position(|(_, item)| matches!(item, Item::Report(r) if r.track == number));
             let packet = take.items.iter().position(|(_, item)| matches!(item, Item::Packet(p) if p.track == number));
+            let early = take.items.iter().position(|(_, item)| matches!(item, Item::Arrival(a) if a.track == number));
+            assert_eq!(
+                early.is_some_and(|early| Some(early) < packet),
+                source == "camera",
+                "{source}: before its key frame"
+            );
             let (report, packet) = (report.expect("a report"), packet.expect("a packet"));
             assert!(report < packet, "{source}: the report comes at {report}, the first packet at {packet}");
         }

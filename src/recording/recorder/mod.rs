@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use str0m::media::MediaKind;
 
 use super::clock::Clock;
-use super::feed::{Item, Packet, Report, TrackInfo};
+use super::feed::{Arrival, Item, Packet, Report, TrackInfo};
 use super::interleave::Interleaver;
 use super::{Block, Note, Quality, jitter};
 
@@ -96,6 +96,11 @@ impl Recorder {
         self.advance(now);
         match item {
             Item::Packet(packet) => self.handle_packet(now, packet),
+            Item::Arrival(Arrival { track, ssrc, time, clock_rate, arrival }) => {
+                if let Some(track) = live(&mut self.tracks, *track) {
+                    self.clock.handle_packet(&mut track.clock, *ssrc, *time, *clock_rate, *arrival);
+                }
+            }
             Item::Report(report) => {
                 if let Some(track) = live(&mut self.tracks, report.track) {
                     let report = Report { ntp: track.heard_at(report.ntp), ..*report };

@@ -5,7 +5,7 @@ use std::time::UNIX_EPOCH;
 
 use str0m::format::Codec;
 
-use super::super::feed::{EndReason, Report};
+use super::super::feed::{Arrival, EndReason, Report};
 use super::*;
 use crate::base::{TrackId, UserId};
 
@@ -315,6 +315,30 @@ fn what_is_sent_is_what_is_written() {
     assert!(call.of(SOUND).all(|block| block.duration_ns == Some(20_000_000)));
     assert_eq!(call.of(SOUND).nth(1).map(|block| block.payload.to_vec()[9]), Some(2));
     assert!(call.notes.is_empty(), "{:?}", call.notes);
+}
+
+/// What came before it says how long pictures are under way otherwise.
+#[test]
+fn a_first_key_frame_that_takes_long() {
+    for is_told in [true, false] {
+        let mut call = Call::of_ada();
+        let mut picture = Sender::new(PICTURE);
+        for ms in (0..400u64).step_by(40).filter(|_| is_told) {
+            let time = picture.base.wrapping_add(ms as u32 * 90);
+            let arrival = call.at(ms);
+            call.item(
+                ms,
+                Item::Arrival(Arrival { track: PICTURE, ssrc: picture.ssrc, time, clock_rate: 90_000, arrival }),
+            );
+        }
+        let keyframe = picture.picture(400, true);
+        arrives(&mut call, 630, keyframe);
+        show(&mut call, &mut picture, 640, 3000, false);
+        call.finish(3000);
+        call.check();
+        let first = call.times(PICTURE)[0];
+        assert_eq!(first, if is_told { 400 } else { 630 }, "told: {is_told}");
+    }
 }
 
 #[test]

@@ -108,7 +108,7 @@ impl Live {
     /// Writes what is said about the call. `at_ms`: of the file, when it happened.
     pub fn note_item(&mut self, item: &Item, at_ms: u64) -> Result<(), Failure> {
         let line = match item {
-            Item::Packet(_) | Item::Report(_) | Item::Finish { .. } => return Ok(()),
+            Item::Packet(_) | Item::Arrival(_) | Item::Report(_) | Item::Finish { .. } => return Ok(()),
             Item::Joined { at, user, name, role } => Line::Joined(manifest::Joined {
                 at_ms,
                 wall_ms: self.wall_ms(*at),

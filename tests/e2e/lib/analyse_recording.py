@@ -33,6 +33,8 @@ STRIP_BITS = 8
 STRIP_HEIGHT = 1 / 6
 PLAIN = (0.05, 0.5, 0.1, 0.7)  # left, right, top, bottom of what has nothing drawn on it
 BEEP_S = 0.1
+# Nearer to the end of a track a beep may be cut.
+EDGE_S = 0.05
 LONG_EVERY = 4  # divides the seconds that the strip can tell
 # A flash is at least so much brighter or darker than the picture, of 255.
 FLASH_LEAST = 40
@@ -364,8 +366,10 @@ def synchrony(tracks):
             # Who is in the call twice has several tracks of the same kind, one after the other.
             key = (participant, "screen" if source in ("screen", "screen-audio") else "camera")
             marks = people.setdefault(key, {"flashes": [], "beeps": []})
-            for kind in ("flashes", "beeps"):
-                marks[kind] += track.get(kind, [])
+            marks["flashes"] += track.get("flashes", [])
+            # One that the track begins or ends in is as long as what is left of it.
+            inside = lambda beep: track["startS"] + EDGE_S < beep["atS"] and beep["atS"] + beep["lengthS"] < track["endS"] - EDGE_S
+            marks["beeps"] += filter(inside, track.get("beeps", []))
     sync = {"participants": {}, "between": {}, "steps": []}
     clocks = {}
     told = [flash["second"] for marks in people.values() for flash in marks["flashes"] if flash["second"] is not None]
