@@ -72,6 +72,8 @@ struct TapTrack {
     number: u32,
     id: TrackId,
     is_video: bool,
+    /// Of the last packet that was recorded.
+    ssrc: Option<u32>,
     /// The last report that was passed on of each of its SSRCs, as SSRC and RTP time; the oldest first.
     reports: Vec<(u32, u32)>,
     /// Packets that found no room since this was last said.
@@ -102,9 +104,9 @@ impl Tap {
             && self.start.participants.as_ref().is_none_or(is_wanted)
     }
 
-    /// The number of a track whose packets may come without being recorded.
-    fn video(&self, track: TrackId) -> Option<u32> {
-        self.tracks.iter().find(|t| t.id == track && t.is_video).map(|t| t.number)
+    /// A track whose packets may come without being recorded.
+    fn video(&self, track: TrackId) -> Option<&TapTrack> {
+        self.tracks.iter().find(|t| t.id == track && t.is_video)
     }
 
     /// The publisher's clock, as far as it is news.
@@ -137,6 +139,7 @@ impl Tap {
             return false;
         }
         self.octets += size;
+        track.ssrc = Some(forward.origin.ssrc);
         self.items.push(Item::Packet(Packet {
             track: number,
             ssrc: forward.origin.ssrc,
@@ -517,13 +520,14 @@ impl Shard {
         }
     }
 
-    /// While no picture of a track is recorded, its packets still tell how long they are under way: the first key frame takes longer
-    /// than others, and what comes after it would seem to be early.
+    /// While no picture of a track is recorded, or another encoding is, its packets still tell how long they are under way: the first
+    /// key frame takes longer than others, and what comes after it would seem to be early.
     pub(super) fn note_arrival(&mut self, index: usize, packet: &Incoming<'_>) {
         let Some(state) = self.rooms.get_mut(index) else { return };
         let Some(tap) = state.tap.as_mut().filter(|tap| tap.is_open() && tap.items.len() < BATCH) else { return };
         let Some(track) = tap.video(packet.track) else { return };
-        if state.sfu.forwarding(slot(index, track)).is_none() {
+        let (track, is_other) = (track.number, track.ssrc.is_some_and(|ssrc| ssrc != packet.ssrc));
+        if is_other || state.sfu.forwarding(slot(index, track)).is_none() {
             let Incoming { ssrc, time, clock_rate, arrival, .. } = *packet;
             tap.items.push(Item::Arrival(Arrival { track, ssrc, time, clock_rate, arrival }));
         }
@@ -564,7 +568,7 @@ impl Shard {
         let number = tap.next_number;
         tap.next_number += 1;
         let is_video = track.kind == crate::room::Kind::Video;
-        tap.tracks.push(TapTrack { number, id: track.id, is_video, reports: Vec::new(), dropped: 0 });
+        tap.tracks.push(TapTrack { number, id: track.id, is_video, ssrc: None, reports: Vec::new(), dropped: 0 });
         let info = TapTrackInfo {
             number,
             id: track.id,

@@ -180,6 +180,17 @@ impl Clock {
         track.drift.add(source.ssrc, at, source.offset.least());
     }
 
+    /// Learns from a packet that is not recorded, maybe of another encoding than the one that is.
+    pub fn handle_arrival(&mut self, track: &mut TrackClock, ssrc: u32, time: u32, clock_rate: u32, arrival: Instant) {
+        let (current, is_first) = (track.current, track.ssrcs.is_empty());
+        let drift = std::mem::take(&mut track.drift);
+        self.handle_packet(track, ssrc, time, clock_rate, arrival);
+        track.drift = drift;
+        if !is_first {
+            track.current = current;
+        }
+    }
+
     /// Learns from a report.
     pub fn handle_report(&mut self, track: &mut TrackClock, report: &Report) {
         let at = self.ns(report.arrival);

@@ -98,7 +98,7 @@ impl Recorder {
             Item::Packet(packet) => self.handle_packet(now, packet),
             Item::Arrival(Arrival { track, ssrc, time, clock_rate, arrival }) => {
                 if let Some(track) = live(&mut self.tracks, *track) {
-                    self.clock.handle_packet(&mut track.clock, *ssrc, *time, *clock_rate, *arrival);
+                    self.clock.handle_arrival(&mut track.clock, *ssrc, *time, *clock_rate, *arrival);
                 }
             }
             Item::Report(report) => {
