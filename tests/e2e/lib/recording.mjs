@@ -16,8 +16,6 @@ const FLASHES = readFileSync(here("flashes.js"), "utf8");
 
 /** What is promised of every recording (interface.md, section 6). */
 export const SYNC = { avOffsetMs: 40, betweenMs: 100 };
-/** Where that is not what the story is about: of ten flashes one may be late, as happens when a browser has to wait for its turn. */
-export const MOSTLY = { ...SYNC, percentile: 90 };
 /** Downloads are made in pieces of this size, so that they need several. */
 const PIECE = 100_000;
 /** For the files of a short recording. */

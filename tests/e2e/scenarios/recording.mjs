@@ -93,8 +93,6 @@ function expectationOfAll(lengthS, carolCameS) {
   const since = { alice: [0, BEGIN_S], bob: [0, BEGIN_S], carol: [carolCameS - BEGIN_S, carolCameS + 4] };
   return {
     ...SYNC,
-    // Carol's browser begins while two others run: of what she shows first a picture may be late.
-    betweenPercentile: 90,
     durationS: until,
     complete: true,
     chapters: 1,

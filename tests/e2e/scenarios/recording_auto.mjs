@@ -1,7 +1,7 @@
 /** Where the operator wishes so, a call is recorded from when the first comes until the last leaves, and everybody is told. */
 
 import { chromium } from "../lib/browser.mjs";
-import { analyse, cameraOf, hostToken, MOSTLY, publish, Recording, voiceOf } from "../lib/recording.mjs";
+import { analyse, cameraOf, hostToken, publish, Recording, SYNC, voiceOf } from "../lib/recording.mjs";
 import { room, step, story, until } from "../lib/story.mjs";
 
 await story("a call is recorded by itself", async () => {
@@ -16,7 +16,7 @@ await story("a call is recorded by itself", async () => {
   step("alice leaves");
   const files = await recording.download(await recording.completed());
   await analyse(files["recording.webm"], {
-    avOffsetMs: MOSTLY.avOffsetMs, percentile: MOSTLY.percentile,
+    avOffsetMs: SYNC.avOffsetMs,
     complete: true,
     tracks: [cameraOf("alice", { flashes: 3 }), voiceOf("alice", { beeps: 3 })],
   });

@@ -4,7 +4,7 @@
  */
 
 import { chromium } from "../lib/browser.mjs";
-import { allSeeEachOther, analyse, cameraOf, hostToken, MOSTLY, publish, Recording, voiceOf, wallOf } from "../lib/recording.mjs";
+import { allSeeEachOther, analyse, cameraOf, hostToken, publish, Recording, SYNC, voiceOf, wallOf } from "../lib/recording.mjs";
 import { assert, assertEqual, room, serverUrl, step, story, until } from "../lib/story.mjs";
 
 const LENGTH_S = 8;
@@ -33,7 +33,7 @@ await story("a killed server repairs what it recorded", async () => {
     cameraOf(name, { startS: [0, 2], flashes: LENGTH_S - 3, gapS: 0.5 }),
     voiceOf(name, { startS: [0, 2], beeps: LENGTH_S - 3, gapS: 0.1 }),
   ]);
-  const whole = await analyse(files["recording.webm"], { ...MOSTLY, complete: true, tracks: each });
+  const whole = await analyse(files["recording.webm"], { ...SYNC, complete: true, tracks: each });
   for (const { participant, source, endS } of whole.tracks) {
     const lost = killed - wallOf(whole, endS, killed);
     step(`MEASURED ${Math.round(lost * 1_000)} ms of ${participant}'s ${source} are lost`);
@@ -42,7 +42,7 @@ await story("a killed server repairs what it recorded", async () => {
   for (const name of names) {
     await analyse(files[`${name}-1.webm`], {
       complete: true,
-      avOffsetMs: MOSTLY.avOffsetMs, percentile: MOSTLY.percentile,
+      avOffsetMs: SYNC.avOffsetMs,
       tracks: [cameraOf(name, { flashes: LENGTH_S - 3 }), voiceOf(name, { beeps: LENGTH_S - 3 })],
     });
   }

@@ -3,7 +3,7 @@
 import { chromium } from "../lib/browser.mjs";
 import { events } from "../lib/call.mjs";
 import { outbound } from "../lib/layers.mjs";
-import { allSeeEachOther, analyse, cameraOf, COLOURS, enter, hostToken, MOSTLY, publish, Recording, voiceOf } from "../lib/recording.mjs";
+import { allSeeEachOther, analyse, cameraOf, COLOURS, enter, hostToken, publish, Recording, SYNC, voiceOf } from "../lib/recording.mjs";
 import { always, assert, assertEqual, room, step, story, until } from "../lib/story.mjs";
 
 const VARIANT = process.env.VARIANT ?? "screen";
@@ -40,8 +40,8 @@ const VARIANTS = {
       { ...both, source: "screen-audio", codec: "opus", toneHz: SCREEN.tone, beeps: 3 },
     ];
     const { files } = await call.end({ tracks: [cameraOf("alice"), voiceOf("alice"), ...screen], chapters: 1 });
-    await analyse(files["alice-1.webm"], { complete: true, avOffsetMs: MOSTLY.avOffsetMs, percentile: MOSTLY.percentile, tracks: [cameraOf("alice"), voiceOf("alice")] });
-    await analyse(files["alice-2.webm"], { complete: true, avOffsetMs: MOSTLY.avOffsetMs, percentile: MOSTLY.percentile, tracks: screen });
+    await analyse(files["alice-1.webm"], { complete: true, avOffsetMs: SYNC.avOffsetMs, tracks: [cameraOf("alice"), voiceOf("alice")] });
+    await analyse(files["alice-2.webm"], { complete: true, avOffsetMs: SYNC.avOffsetMs, tracks: screen });
   },
 
   /** A microphone is muted for a while: its sound is missing then, and comes back where it belongs. */
@@ -154,7 +154,7 @@ async function begin(browser, { alice = {} } = {}) {
       const entry = await recording.completed();
       for (const page of Object.values(pages)) await page.close();
       const files = await recording.download(entry);
-      const report = await analyse(files["recording.webm"] ?? files["recording.mkv"], { ...MOSTLY, ...expected });
+      const report = await analyse(files["recording.webm"] ?? files["recording.mkv"], { ...SYNC, ...expected });
       return { entry, files, report, lengthS };
     },
   };
@@ -172,5 +172,5 @@ async function codec(browser, name, extension) {
     const type = file.endsWith(".mkv") ? "video/x-matroska" : "video/webm";
     assertEqual(known?.contentType, type, `type of ${file} among ${Object.keys(files)}`);
   }
-  await analyse(files[`alice-1.${extension}`], { complete: true, avOffsetMs: MOSTLY.avOffsetMs, percentile: MOSTLY.percentile, tracks: [camera, voiceOf("alice")] });
+  await analyse(files[`alice-1.${extension}`], { complete: true, avOffsetMs: SYNC.avOffsetMs, tracks: [camera, voiceOf("alice")] });
 }
