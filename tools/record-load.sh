@@ -80,7 +80,7 @@ import glob, json, sys
 scratch, rooms, publishers, seconds, ticks, rate = sys.argv[1:]
 report = json.load(open(f"{scratch}/report"))
 total = dict.fromkeys(("packets", "lost", "recovered", "dropped", "gaps", "frames"), 0)
-recordings = tracks = octets = overflows = 0
+recordings = tracks = octets = 0
 for path in glob.glob(f"{scratch}/recordings/*/*/metadata.json"):
     whole = json.load(open(path))
     recordings += 1
