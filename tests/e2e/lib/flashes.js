@@ -22,6 +22,8 @@ e2e.flashes = (() => {
    * every run to within 8 ms. Without it every recording would have its sound that late.
    */
   const SOUND_LATE_S = 0;
+  /** What is drawn later after the beginning of its second than this would say of the recording what is the page's fault. */
+  const IN_TIME_S = 0.01;
   /** Sound is scheduled so much ahead. */
   const AHEAD_S = 0.5;
 
@@ -91,6 +93,8 @@ e2e.flashes = (() => {
 
     /** The pictures of a second begin with it, whatever their number. */
     let shown = null;
+    /** The second that was begun last, and whether that was in time: a flash that cannot come with its beep does not come. */
+    let begun = { second: null, inTime: false };
     const look = () => {
       wall.look();
       schedule();
@@ -99,7 +103,8 @@ e2e.flashes = (() => {
       const n = Math.floor((now - second) * fps);
       if (!video || `${second} ${n}` === shown) return;
       shown = `${second} ${n}`;
-      draw(second % 2 ** BITS, n < Math.max(1, Math.round(FLASH_S * fps)));
+      if (begun.second !== second) begun = { second, inTime: now - second < IN_TIME_S };
+      draw(second % 2 ** BITS, begun.inTime && n < Math.max(1, Math.round(FLASH_S * fps)));
       e2e.stalls.beat("drawing", 1000 / fps);
     };
     const stream = new MediaStream([...(tone ? destination.stream.getAudioTracks() : []), ...(video ? [video] : [])]);
