@@ -13,7 +13,7 @@ use str0m::media::{MediaKind, Rid};
 use super::{Carried, RoomState, Shard, TimerKey, Wish};
 use crate::base::{ParticipantKey, TrackId};
 use crate::room::{Participant, Source};
-use crate::sfu::allocate::{Allotment, Current, Subscription};
+use crate::sfu::allocate::{Allotment, Current, Subscription, Total};
 use crate::sfu::speaker::Changes;
 use crate::sfu::{self, Forward, Layer, LayerInfo, Sfu, Slot, Target};
 use crate::signal::message::{
@@ -23,6 +23,35 @@ use crate::signal::message::{
 use super::signaling::mid_text;
 
 impl Carried {
+    /// A screen stays as large as it is for [`SIZE_KEPT`] although that does not fit: most falls of an estimate are shorter, and
+    /// a change of size costs a key frame each way and what could be read in between.
+    fn keep_size(
+        &mut self,
+        now: Instant,
+        allotment: &Allotment<usize>,
+        layers: &[LayerInfo],
+        total: &mut Total,
+    ) -> Allotment<usize> {
+        let same = |layer: Layer| move |info: &&LayerInfo| size_of(info.layer) == size_of(layer);
+        let cheapest = match self.current {
+            Current::Layer(current) => layers.iter().filter(same(current)).min_by_key(|info| info.bitrate),
+            Current::Nothing | Current::Paused => None,
+        };
+        let Some(kept) = cheapest.filter(|kept| {
+            let is_less =
+                allotment.bitrate < kept.bitrate && allotment.layer.is_none_or(|to| size_of(to) != size_of(kept.layer));
+            is_less && allotment.is_limited()
+        }) else {
+            self.short_since = None;
+            return *allotment;
+        };
+        if now.saturating_duration_since(*self.short_since.get_or_insert(now)) >= SIZE_KEPT {
+            return *allotment;
+        }
+        total.used += kept.bitrate - allotment.bitrate;
+        Allotment { layer: Some(kept.layer), bitrate: kept.bitrate, ..*allotment }
+    }
+
     /// Notes what was allotted. `true`: it is a worse layer than before for want of bandwidth.
     fn take(&mut self, allotment: &Allotment<usize>, has_wish: bool) -> bool {
         let (before, cost) = (self.current, self.bitrate);
@@ -123,6 +152,7 @@ impl Shard {
         let voices = Voices::of(key, state, &participant.carried);
         for (place, carried) in participant.carried.iter_mut().enumerate() {
             let facts = TrackFacts::of(state, &participant.wishes, carried.track);
+            carried.is_screen = facts.is_screen;
             if carried.kind == MediaKind::Audio {
                 let is_heard = voices.has(carried.track) || facts.is_pinned();
                 carried.wanted = if is_heard { Target::Best } else { Target::Paused };
@@ -164,14 +194,24 @@ impl Shard {
         let is_flooded = participant.is_flooded;
         // What waits on the line has to leave as well.
         let budget = if is_flooded { budget.min((budget / FLOOD_SHARE).max(flood_least)) } else { budget };
-        let may_raise = now >= participant.raise_after;
-        let total = self.allocator.allocate(budget, may_raise);
+        // What leaves without having to wait fits, whatever is estimated: an estimate that falls too far shows in what waits.
+        let passes = !peer.stats().is_longer() && !peer.stats().loses() && peer.video_wait(now) <= PASSES_WAIT;
+        let is_doubted = passes && budget < participant.allotted;
+        // Bitrates swing by an eighth.
+        let budget = if is_doubted { budget.max(participant.allotted / 8 * 9) } else { budget };
+        let may_raise = now >= participant.raise_after && !is_doubted;
+        let mut total = self.allocator.allocate(budget, may_raise);
         let mut lowered = false;
         for allotment in self.allocator.allotments() {
             let has_wish = has_wish(&participant.wishes);
             let carried = &mut participant.carried[allotment.key];
             let before = carried.current;
-            if carried.take(allotment, has_wish) {
+            self.layers.clear();
+            if carried.is_screen {
+                state.sfu.layers(now, carried.track, &mut self.layers);
+            }
+            let allotment = carried.keep_size(now, allotment, &self.layers, &mut total);
+            if carried.take(&allotment, has_wish) {
                 lowered = true;
                 carried.lowers = !is_same_encoding(before, carried.current);
             }
@@ -445,6 +485,11 @@ fn estimate_for(rate: u64, audio: u64) -> u64 {
     (rate / 7 * 8 + audio) / 19 * 20 + 10_000
 }
 
+/// What layers of one size have in common.
+fn size_of(layer: Layer) -> (impl Eq, u8) {
+    (layer.encoding, layer.spatial)
+}
+
 fn is_same_encoding(a: Current, b: Current) -> bool {
     matches!((a, b), (Current::Layer(a), Current::Layer(b)) if a.encoding == b.encoding)
 }
@@ -454,6 +499,11 @@ fn is_same_encoding(a: Current, b: Current) -> bool {
 fn kept_of(estimate: u64) -> u64 {
     (estimate / 5 * 3).min(KEPT_MAX)
 }
+
+/// See [`Carried::keep_size`].
+const SIZE_KEPT: Duration = Duration::from_millis(600);
+/// Of a picture that is cut into packets, or a key frame, some wait for so long though everything fits.
+const PASSES_WAIT: Duration = Duration::from_millis(100);
 
 fn is_other(rate: u64, told: u64) -> bool {
     rate.abs_diff(told) > told / 20

@@ -246,6 +246,9 @@ struct Carried {
     target: Option<Target>,
     /// A lower encoding is to be sent than still is.
     lowers: bool,
+    is_screen: bool,
+    /// Since when bandwidth is short of the size that a screen has.
+    short_since: Option<Instant>,
     /// What the client told of its picture.
     freezes: Option<stats::Freezes>,
 }
@@ -262,6 +265,8 @@ impl Carried {
             wanted: Target::Paused,
             target: None,
             lowers: false,
+            is_screen: false,
+            short_since: None,
             freezes: None,
         }
     }

@@ -24,6 +24,12 @@ fn simulcast_arrives_in_its_best_layer() {
         }
         // Its temporal layers come one after the other.
         world.run(5 * SECOND);
+        for (to, from) in [(0, 1), (1, 0)] {
+            world.expect("all its temporal layers", 3 * SECOND, |w| {
+                let since = w.now.saturating_sub(SECOND);
+                w.clients[people[to]].shown_of(people[from] as u32, Source::Camera, since).len() >= 29
+            });
+        }
         for person in people {
             let active = world.clients[person].active_encodings(Source::Camera);
             world.check(active.last() == Some(&true), || format!("{person} sends {active:?}"));

@@ -28,9 +28,18 @@ fn ann_and_bob(world: &mut World, publishes: &Plan) -> (usize, usize) {
 /// Some rooms with the same publishers, and Bob in each of them, who watches over a line like that. Estimates of narrow lines
 /// scatter: one may be lower than its line for some seconds, most are not.
 fn rooms(world: &mut World, publishers: &[(&str, &Plan)], weather: Weather) -> Vec<(Vec<usize>, usize)> {
+    so_many_rooms(ROOMS, world, publishers, weather)
+}
+
+fn so_many_rooms(
+    count: usize,
+    world: &mut World,
+    publishers: &[(&str, &Plan)],
+    weather: Weather,
+) -> Vec<(Vec<usize>, usize)> {
     let watcher = Plan { audio: false, video: false, ..BROWSER };
     let mut rooms = Vec::new();
-    for number in 0..ROOMS {
+    for number in 0..count {
         let room = format!("r{number}");
         let publishers = publishers.iter().map(|(name, plan)| world.join_at(0, name, &room, plan, HOME)).collect();
         rooms.push((publishers, world.join_at(0, "bob", &room, &watcher, weather)));
@@ -191,7 +200,8 @@ fn a_screen_on_a_narrow_line() {
     for (kbps, framerate) in [(1500, 7.5..18.0), (1100, 4.5..13.0)] {
         simulate("a_screen_on_a_narrow_line", 1, |world| {
             let plan = Plan { share: true, screen: SCREENS, audio: false, ..BROWSER };
-            let rooms = rooms(world, &[("ann", &plan)], HOME.narrow(kbps));
+            // One in ten becomes small for a moment, and a median of few would be too.
+            let rooms = so_many_rooms(15, world, &[("ann", &plan)], HOME.narrow(kbps));
             world.run(SETTLED);
             let start = world.now;
             world.run(6 * SECOND);
@@ -208,7 +218,7 @@ fn a_screen_on_a_narrow_line() {
                 ("in full size", percent(median(readable.iter()))),
                 ("large pictures of the camera", percent(median(faces.iter()))),
             ];
-            world.figure(&format!("screen and camera on {kbps} kb/s, median of {ROOMS}"), &values);
+            world.figure(&format!("screen and camera on {kbps} kb/s, median of {}", readable.len()), &values);
             world.check(median(readable.iter()) >= 0.99, || format!("full size: {readable:?}"));
             world.check(framerate.contains(&median(moving.iter())), || format!("pictures per second: {moving:?}"));
             world.check(median(faces.iter()) <= 0.01, || format!("large pictures of the camera: {faces:?}"));
