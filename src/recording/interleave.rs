@@ -22,6 +22,8 @@ pub struct Interleaver {
     octets: usize,
     /// Lanes that hold others and have nothing waiting.
     holding: usize,
+    /// Time of the latest block that has left.
+    written_ns: u64,
     /// Everything leaves until it is empty.
     flushes: bool,
 }
@@ -36,7 +38,15 @@ struct Lane {
 impl Interleaver {
     /// `hold_ns`: how old a block may become here.
     pub fn new(hold_ns: u64) -> Self {
-        Interleaver { hold_ns, lanes: Vec::new(), heads: BinaryHeap::new(), octets: 0, holding: 0, flushes: false }
+        Interleaver {
+            hold_ns,
+            lanes: Vec::new(),
+            heads: BinaryHeap::new(),
+            octets: 0,
+            holding: 0,
+            written_ns: 0,
+            flushes: false,
+        }
     }
 
     /// Adds a block behind the others of its lane. Its time is after theirs.
@@ -88,6 +98,7 @@ impl Interleaver {
         self.holding += usize::from(lane.holds && lane.blocks.is_empty());
         self.octets -= block.payload.len();
         self.flushes &= !self.heads.is_empty();
+        self.written_ns = self.written_ns.max(time);
         Some(block)
     }
 
@@ -95,6 +106,11 @@ impl Interleaver {
     pub fn due_ns(&self) -> Option<u64> {
         let Reverse((time, _)) = self.heads.peek()?;
         Some(time.saturating_add(self.hold_ns))
+    }
+
+    /// Time of the latest block that has left; 0 before.
+    pub fn written_ns(&self) -> i64 {
+        i64::try_from(self.written_ns).unwrap_or(i64::MAX)
     }
 
     /// Blocks that wait.

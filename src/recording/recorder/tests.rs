@@ -317,7 +317,7 @@ fn what_is_sent_is_what_is_written() {
     assert!(call.notes.is_empty(), "{:?}", call.notes);
 }
 
-/// What came before it says how long pictures are under way otherwise.
+/// What came before it says how long pictures are under way otherwise, or what comes soon after it.
 #[test]
 fn a_first_key_frame_that_takes_long() {
     for is_told in [true, false] {
@@ -336,9 +336,59 @@ fn a_first_key_frame_that_takes_long() {
         show(&mut call, &mut picture, 640, 3000, false);
         call.finish(3000);
         call.check();
-        let first = call.times(PICTURE)[0];
-        assert_eq!(first, if is_told { 400 } else { 630 }, "told: {is_told}");
+        assert_eq!(call.times(PICTURE)[0], 400, "told: {is_told}");
     }
+}
+
+/// All that somebody sends at first is late, and less so from packet to packet.
+#[test]
+fn who_is_busy_at_first_is_put_where_it_belongs() {
+    let mut call = Call::of_ada();
+    let (mut sound, mut picture) = (Sender::new(SOUND), Sender::new(PICTURE));
+    for ms in (0..2000u64).step_by(20) {
+        let late = 200u64.saturating_sub(ms / 2);
+        let packet = sound.sound(ms);
+        arrives(&mut call, ms + late, packet);
+        if ms % 40 == 0 {
+            let packet = picture.picture(ms, ms == 0);
+            arrives(&mut call, ms + late, packet);
+        }
+    }
+    call.finish(2000);
+    call.check();
+    for (track, step) in [(SOUND, 20), (PICTURE, 40)] {
+        let times = call.times(track);
+        assert_eq!(times[..20], (0..20 * step).step_by(step as usize).collect::<Vec<_>>(), "{track}");
+    }
+}
+
+/// A first key frame that is under way for longer than others wait for anybody: it begins where they are.
+#[test]
+fn a_track_does_not_begin_long_before_what_is_written() {
+    let mut call = Call::of_ada();
+    let (mut sound, mut picture) = (Sender::new(SOUND), Sender::new(PICTURE));
+    talk(&mut call, &mut sound, 0, 3000);
+    for ms in (0..400u64).step_by(40) {
+        let time = picture.base.wrapping_add(ms as u32 * 90);
+        let arrival = call.at(ms);
+        call.item(
+            3000,
+            Item::Arrival(Arrival { track: PICTURE, ssrc: picture.ssrc, time, clock_rate: 90_000, arrival }),
+        );
+    }
+    let keyframe = picture.picture(400, true);
+    arrives(&mut call, 3000, keyframe);
+    for ms in (3000..5000u64).step_by(20) {
+        talk(&mut call, &mut sound, ms, ms + 20);
+        if ms % 40 == 0 {
+            show(&mut call, &mut picture, ms, ms + 40, false);
+        }
+    }
+    call.finish(5000);
+    call.check();
+    let times = call.times(PICTURE);
+    assert!((2000..2200).contains(&times[0]), "{:?}", &times[..3]);
+    assert_eq!(times[1], 3000);
 }
 
 #[test]
@@ -355,7 +405,7 @@ fn reports_put_sound_and_picture_together() {
             let packet = picture.picture(ms - 150, ms == 150);
             arrives(&mut call, ms, packet);
         }
-        if ms % 1000 == 500 {
+        if ms % 1000 == 700 {
             for (sender, clock_rate) in [(&sound, 48_000), (&picture, 90_000)] {
                 let time = sender.base.wrapping_add(ms as u32 * (clock_rate / 1000));
                 let ntp = UNIX_EPOCH + Duration::from_millis(1_700_000_000_000 + ms);

@@ -51,6 +51,8 @@ pub(super) struct Track {
     pub keyframes: Keyframes,
     pub is_muted: bool,
     assembler: Assembler,
+    /// The first frames, until it is known how early its packets can be.
+    first: First,
     /// The position at which the last packet came.
     heard_ns: Option<i64>,
     /// The file's track.
@@ -76,6 +78,19 @@ pub(super) struct Track {
     gap: Option<Gap>,
     keyframe_ns: Option<i64>,
     counters: Counters,
+}
+
+/// What is done with the frames that a track begins with.
+///
+/// The clock goes by the packets that were under way for the shortest time, and all that a track begins with may be late: a first key
+/// frame is large, and whoever has just come is busy. So the first frames wait for what comes next, no longer than other tracks
+/// would wait for this one anyway.
+#[derive(Debug)]
+enum First {
+    Awaited,
+    /// The position at which the first of them came.
+    Waiting(i64, VecDeque<Frame>),
+    Placed,
 }
 
 #[derive(Debug, Default)]
@@ -122,6 +137,7 @@ impl Track {
             keyframes,
             is_muted: false,
             assembler: Assembler::new(info.kind),
+            first: First::Awaited,
             heard_ns: None,
             number: None,
             begins: None,
@@ -172,11 +188,13 @@ impl Track {
     pub fn drain(&mut self, now: Instant, clock: &Clock, out: &mut Output) {
         self.jitter.give_up_holes();
         self.take(now, clock, out);
+        self.put_first(i64::MAX, clock, out);
     }
 
     /// What time brings: holes that are given up, silence, a gap that is over. `true`: perhaps a key frame is to be asked for.
     pub fn handle_timeout(&mut self, now: Instant, clock: &Clock, out: &mut Output) -> bool {
         self.take(now, clock, out);
+        self.put_first(out.position_ns, clock, out);
         self.fill_by_time(out);
         if self.is_still(out.position_ns) {
             out.interleaver.set_holds(self.source, false);
@@ -185,6 +203,14 @@ impl Track {
             self.end_gap(out);
         }
         self.needs_keyframe()
+    }
+
+    /// At which position the first frames have waited for long enough.
+    pub fn first_ns(&self) -> Option<i64> {
+        match self.first {
+            First::Waiting(since_ns, _) => Some(since_ns + FIRST_WAIT_NS),
+            First::Awaited | First::Placed => None,
+        }
     }
 
     /// At which position silence is to be written at the latest.
@@ -293,9 +319,36 @@ impl Track {
         let mut frames = std::mem::take(&mut out.frames);
         self.assembler.handle(packet, lost_before, &mut frames);
         for frame in frames.drain(..) {
-            self.put(now, frame, clock, out);
+            if self.kind == MediaKind::Video && frame.is_keyframe {
+                self.keyframes.on_keyframe(now);
+            }
+            self.put_or_wait(frame, clock, out);
         }
         out.frames = frames;
+    }
+
+    fn put_or_wait(&mut self, frame: Frame, clock: &Clock, out: &mut Output) {
+        match &mut self.first {
+            First::Placed => self.put(frame, clock, out),
+            First::Awaited => self.first = First::Waiting(out.position_ns, VecDeque::from([frame])),
+            First::Waiting(_, frames) => {
+                frames.push_back(frame);
+                let until_ns = if frames.len() < FIRST_MAX { out.position_ns } else { i64::MAX };
+                self.put_first(until_ns, clock, out);
+            }
+        }
+    }
+
+    /// The first frames, when they have waited for long enough.
+    fn put_first(&mut self, position_ns: i64, clock: &Clock, out: &mut Output) {
+        if self.first_ns().is_none_or(|at_ns| position_ns < at_ns) {
+            return;
+        }
+        if let First::Waiting(_, frames) = std::mem::replace(&mut self.first, First::Placed) {
+            for frame in frames {
+                self.put(frame, clock, out);
+            }
+        }
     }
 
     fn on_loss(&mut self, packets: u64, out: &Output) {
@@ -304,7 +357,7 @@ impl Track {
         self.loss.get_or_insert(Gap { from_ns, to_ns: from_ns, packets: 0 }).packets += packets;
     }
 
-    fn put(&mut self, now: Instant, mut frame: Frame, clock: &Clock, out: &mut Output) {
+    fn put(&mut self, mut frame: Frame, clock: &Clock, out: &mut Output) {
         if let Some(begins) = frame.begins.take() {
             self.begins = Some(begins);
         }
@@ -329,7 +382,7 @@ impl Track {
         let begins = self.begins.take();
         let size = self.changed_size(&frame, begins.is_some(), at_ns, out);
         if self.kind == MediaKind::Video && frame.is_keyframe {
-            self.on_keyframe(now, at_ns);
+            self.on_keyframe(at_ns);
         }
         self.counters.frames += 1;
         self.write(begins, size, at_ns, frame.is_keyframe, duration_ns, frame.payload, out);
@@ -341,7 +394,11 @@ impl Track {
         if self.kind == MediaKind::Audio && at_ns < out.floor_ns {
             return None;
         }
-        let Some(last_ns) = self.last_ns else { return Some(at_ns.max(out.floor_ns)) };
+        let Some(last_ns) = self.last_ns else {
+            // Others have not waited for it longer than that.
+            let earliest_ns = out.interleaver.written_ns() - BEFORE_MAX_NS;
+            return Some(at_ns.max(out.floor_ns).max(earliest_ns));
+        };
         if self.kind == MediaKind::Audio {
             // Silence is there already.
             let most_ns = if self.is_filling { SILENCE_NS / 2 } else { OVERLAP_MAX_NS };
@@ -386,8 +443,7 @@ impl Track {
         size
     }
 
-    fn on_keyframe(&mut self, now: Instant, at_ns: i64) {
-        self.keyframes.on_keyframe(now);
+    fn on_keyframe(&mut self, at_ns: i64) {
         if let Some(last) = self.keyframe_ns.replace(at_ns) {
             self.counters.keyframe_interval_ns = self.counters.keyframe_interval_ns.max(at_ns - last);
         }
@@ -460,7 +516,8 @@ impl Track {
     /// The others wait for this track as long as something is to be expected of it.
     fn hold_others(&self, out: &mut Output) {
         let brings_nothing = self.kind == MediaKind::Video && (self.is_muted || self.assembler.wants_keyframe());
-        out.interleaver.set_holds(self.source, self.last_ns.is_some() && !brings_nothing);
+        let has_begun = self.last_ns.is_some() || matches!(self.first, First::Waiting(..));
+        out.interleaver.set_holds(self.source, has_begun && !brings_nothing);
     }
 }
 
@@ -477,6 +534,13 @@ const PACKET: Duration = Duration::from_millis(20);
 const SOUND_EXCESS: Duration = Duration::from_millis(15);
 /// Of libopus: 312 samples.
 const LOOK_AHEAD: Duration = Duration::from_micros(6_500);
+
+/// How long the first frames of a track wait: less than others wait for them, a batch included.
+const FIRST_WAIT_NS: i64 = 400 * MS;
+/// So many, and no more: what a screen of 120 frames a second brings meanwhile, twice.
+const FIRST_MAX: usize = 96;
+/// How far a track may begin before what is written already.
+const BEFORE_MAX_NS: i64 = 900 * MS;
 
 /// A file counts milliseconds: two blocks of a track are never in the same, however they are rounded.
 const TICK_NS: i64 = MS;

@@ -1,5 +1,7 @@
 //! Recordings on a disk that is nearly full, or becomes so, on a small one of their own.
 
+use std::os::unix::fs::MetadataExt;
+
 use libc::SIGSTOP;
 use serde_json::json;
 
@@ -125,8 +127,17 @@ fn completed_with_parts(server: &Server, recording: &str) -> Value {
 /// So many octets stay free.
 fn fill(disk: &Disk, left: u64) {
     let file = fs::File::create(disk.path().join("filler")).unwrap();
-    let free = webrtc_engine::storage::disk::free(&disk.path()).unwrap();
-    // SAFETY: it is a file of ours, and takes no memory of the process.
-    let full = unsafe { libc::posix_fallocate(std::os::fd::AsRawFd::as_raw_fd(&file), 0, (free - left) as i64) };
-    assert_eq!(full, 0, "{}", std::io::Error::from_raw_os_error(full));
+    // Whoever records takes some meanwhile.
+    for _ in 0..1000 {
+        let taken = file.metadata().unwrap().blocks() * 512;
+        let free = webrtc_engine::storage::disk::free(&disk.path()).unwrap();
+        let octets = (taken + free - left) as i64;
+        // SAFETY: it is a file of ours, and takes no memory of the process.
+        match unsafe { libc::posix_fallocate(std::os::fd::AsRawFd::as_raw_fd(&file), 0, octets) } {
+            0 => return,
+            libc::ENOSPC => {}
+            error => panic!("{}", std::io::Error::from_raw_os_error(error)),
+        }
+    }
+    panic!("what is free changes all the time");
 }
