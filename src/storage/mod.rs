@@ -31,6 +31,7 @@ pub mod repair;
 pub mod source;
 #[cfg(test)]
 mod standin;
+pub mod store;
 pub mod thread;
 
 #[cfg(test)]
