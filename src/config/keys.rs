@@ -447,6 +447,20 @@ pub static KEYS: &[Key] = &[
     )
     .default("false")
     .boolean(),
+    key(
+        "RECORDING_S3_SSE",
+        "recording.storage.s3.sse",
+        "encryption at rest: AES256, aws:kms or aws:kms:dsse",
+        set!(recording.s3_sse = some exactly_one_of(&["AES256", "aws:kms", "aws:kms:dsse"])),
+    )
+    .default_help("as the bucket does"),
+    key(
+        "RECORDING_S3_STORAGE_CLASS",
+        "recording.storage.s3.storageClass",
+        "such as STANDARD_IA",
+        set!(recording.s3_storage_class = some storage_class()),
+    )
+    .default_help("as the bucket does"),
     key("RECORDING_GCS_BUCKET", "recording.storage.gcs.bucket", "GCS bucket", set!(recording.gcs_bucket = some word())),
     key("RECORDING_GCS_PREFIX", "recording.storage.gcs.prefix", "GCS prefix", set!(recording.gcs_prefix = some word())),
     key(
@@ -456,12 +470,26 @@ pub static KEYS: &[Key] = &[
         set!(recording.gcs_credentials_file = some path()),
     ),
     key(
+        "RECORDING_GCS_ENDPOINT",
+        "recording.storage.gcs.endpoint",
+        "URL in the place of Google's",
+        set!(recording.gcs_endpoint = some http_url()),
+    )
+    .default_help("https://storage.googleapis.com"),
+    key(
         "BLOB_READ_WRITE_TOKEN",
         "recording.storage.vercelBlob.token",
         "Vercel Blob token",
         set!(recording.blob_token = some secret()),
     )
     .secret(),
+    key(
+        "VERCEL_BLOB_API_URL",
+        "recording.storage.vercelBlob.apiUrl",
+        "URL in the place of Vercel's",
+        set!(recording.blob_api_url = some http_url()),
+    )
+    .default_help("https://vercel.com/api/blob"),
     // --- webhooks
     key("WEBHOOK_URLS", "webhooks.urls", "where events are posted", set!(webhooks.urls = http_urls())).list(),
     key(

@@ -231,10 +231,15 @@ pub struct RecordingConfig {
     pub s3_session_token: Option<Secret>,
     pub s3_prefix: Option<String>,
     pub s3_path_style: bool,
+    /// Encryption at rest, as S3 names it; `None`: what the bucket does by itself.
+    pub s3_sse: Option<&'static str>,
+    pub s3_storage_class: Option<String>,
     pub gcs_bucket: Option<String>,
     pub gcs_prefix: Option<String>,
     pub gcs_credentials_file: Option<PathBuf>,
+    pub gcs_endpoint: Option<String>,
     pub blob_token: Option<Secret>,
+    pub blob_api_url: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -320,6 +320,19 @@ pub(super) fn one_of(text: &str, allowed: &[&'static str]) -> Parsed<&'static st
     allowed.iter().find(|a| **a == lower).copied().ok_or_else(|| format!("must be one of {}", allowed.join(", ")))
 }
 
+/// One of `allowed`, as it is written.
+pub(super) fn exactly_one_of(text: &str, allowed: &[&'static str]) -> Parsed<&'static str> {
+    allowed.iter().find(|a| **a == text).copied().ok_or_else(|| format!("must be one of {}", allowed.join(", ")))
+}
+
+pub(super) fn storage_class(text: &str) -> Parsed<String> {
+    let is_name = |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_';
+    match !text.is_empty() && text.len() <= 64 && text.bytes().all(is_name) {
+        true => Ok(text.to_owned()),
+        false => Err("must be the name of a storage class such as STANDARD_IA".to_owned()),
+    }
+}
+
 pub(super) fn storage_provider(text: &str) -> Parsed<StorageProvider> {
     Ok(match one_of(text, &["local", "s3", "gcs", "vercel-blob"])? {
         "s3" => StorageProvider::S3,

@@ -224,6 +224,10 @@ fn impossible_values_name_the_key() {
         ("LIMIT_KEEP_ALIVE", "0"),
         ("RECORDING_STORAGE_PROVIDER", "ftp"),
         ("RECORDING_S3_ENDPOINT", "minio:9000"),
+        ("RECORDING_S3_SSE", "aes256"),
+        ("RECORDING_S3_STORAGE_CLASS", "standard ia"),
+        ("RECORDING_GCS_ENDPOINT", "localhost:9023"),
+        ("VERCEL_BLOB_API_URL", "vercel"),
         ("WEBHOOK_URLS", "ftp://example.org"),
         ("WEBHOOK_SECRET", "hunter2"),
     ];
