@@ -8,6 +8,7 @@
 //! - [`journal`]: the manifest, and the lock on a recording
 //! - [`outbox`]: what the database is to know, kept until it takes it
 //! - [`disk`], [`files`]: directories and free space; octets for downloads
+//! - [`store`], [`cloud`]: what an upload asks of a store of objects, and the stores there are
 //!
 //! ```text
 //!   shards ──Feed──► thread ──► recording.webm, manifest.jsonl
@@ -16,6 +17,7 @@
 //!                      └──Update──► db
 //! ```
 
+pub mod cloud;
 pub mod disk;
 pub mod files;
 pub mod finish;
