@@ -16,6 +16,8 @@ cargo test --lib
 cargo test --test tidy --test sim --test net
 # Samples are made and read by programs, and played in a browser.
 cargo test --test webm -- --show-output
+# Against stores that are programs.
+cargo test --test stores -- --show-output
 cargo test --doc
 # Media in browsers needs the machine for itself.
 cargo test --test e2e -- --test-threads=1 --show-output

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs what the end-to-end tests need: browsers, tools, GStreamer, and the packages of Node and Python. Quick when all is
-# there.
+# Installs what the end-to-end tests and those of stores need: browsers, tools, GStreamer, the packages of Node and Python, and
+# a server that speaks S3. Quick when all is there.
 set -eu
 cd "$(dirname "$0")"
 
@@ -38,4 +38,10 @@ if [ ! -f node_modules/.e2e-lock ] || ! cmp -s package-lock.json node_modules/.e
     npm ci
     cp package-lock.json node_modules/.e2e-lock
 fi
-echo "The end-to-end tests are ready: cargo test --test e2e"
+
+# Files in a directory behind S3, with signatures that are checked.
+s3s_fs="0.14.1"
+if [ "$(.tools/bin/s3s-fs --version 2>/dev/null)" != "s3s-fs $s3s_fs" ]; then
+    cargo install s3s-fs --version "$s3s_fs" --features binary --locked --root .tools
+fi
+echo "The end-to-end tests are ready: cargo test --test e2e, cargo test --test stores"
