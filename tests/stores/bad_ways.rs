@@ -137,6 +137,18 @@ fn what_stalls_ends() {
     }
 }
 
+/// A completion may take longer than other answers, and not for ever.
+#[test]
+fn completions_are_waited_for() {
+    let Some(way) = Way::start("completions_are_waited_for") else { return };
+    let upload = way.store.create(OBJECT).expect("an upload");
+    way.proxy.script(|_, _| Do::NoAnswer);
+    let begin = Instant::now();
+    let fault = way.store.complete(OBJECT, &upload, &[]).expect_err("nothing is heard");
+    assert_eq!(fault.kind, FaultKind::Network, "{fault}");
+    assert!(begin.elapsed() >= SHORT.completion, "{:?}", begin.elapsed());
+}
+
 /// It takes longer than anything may stand still, in both directions.
 #[test]
 fn what_is_slow_goes_on() {

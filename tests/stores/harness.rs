@@ -143,8 +143,12 @@ fn drain(pipe: Box<dyn std::io::Read + Send>) -> thread::JoinHandle<()> {
 }
 
 /// Short, so that what does not move is noticed soon.
-pub const SHORT: Timeouts =
-    Timeouts { connect: Duration::from_secs(5), idle: Duration::from_secs(2), answer: Duration::from_secs(3) };
+pub const SHORT: Timeouts = Timeouts {
+    connect: Duration::from_secs(5),
+    idle: Duration::from_secs(2),
+    answer: Duration::from_secs(3),
+    completion: Duration::from_secs(6),
+};
 
 /// The configuration that an environment makes.
 pub fn config(env: &[(&str, &str)]) -> Config {

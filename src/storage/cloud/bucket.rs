@@ -7,7 +7,7 @@ use std::io::{self, Read};
 
 use super::super::store::{Fault, FaultKind, Object, PartTag, Range, UploadId};
 use super::checksum::Checksums;
-use super::http::{Body, Http, Reply, kind_of_status};
+use super::http::{Body, Http, Pace, Reply, kind_of_status};
 use super::xml;
 
 /// A request about an object.
@@ -19,6 +19,7 @@ pub struct Ask<'a> {
     /// Names in lower case.
     pub headers: &'a [(&'a str, &'a str)],
     pub body: Body<'a>,
+    pub pace: Pace,
 }
 
 /// The opened body of a success.
@@ -51,7 +52,7 @@ pub fn put(api: &impl Api, key: &str, object: Object<'_>, from: Range<'_>) -> Re
     let md5 = sums.md5_base64();
     let mut headers = vec![("content-md5", md5.as_str()), ("content-type", object.content_type)];
     headers.extend(api.object_headers());
-    let ask = Ask { method: "PUT", key, query: &[], headers: &headers, body: Body::File(from) };
+    let ask = Ask { method: "PUT", key, query: &[], headers: &headers, body: Body::File(from), pace: Pace::Soon };
     let reply = succeed(api, &ask).map_err(of_the_bucket)?;
     check(api, &reply, &sums)?;
     Ok((reply, sums))
@@ -61,7 +62,7 @@ pub fn create(api: &impl Api, key: &str, object: Object<'_>) -> Result<UploadId,
     let mut headers = vec![("content-type", object.content_type)];
     headers.extend(api.object_headers());
     let body = Body::Octets(&[]);
-    let ask = Ask { method: "POST", key, query: &[("uploads", "")], headers: &headers, body };
+    let ask = Ask { method: "POST", key, query: &[("uploads", "")], headers: &headers, body, pace: Pace::Soon };
     let reply = succeed(api, &ask).map_err(of_the_bucket)?;
     match xml::text(&reply.text(), "UploadId").filter(|id| !id.is_empty()) {
         Some(id) => Ok(UploadId { id, object: None }),
@@ -81,7 +82,10 @@ pub fn part(
     let (md5, number) = (sums.md5_base64(), number.to_string());
     let query = [("partNumber", number.as_str()), ("uploadId", upload.id.as_str())];
     let headers = [("content-md5", md5.as_str())];
-    let reply = succeed(api, &Ask { method: "PUT", key, query: &query, headers: &headers, body: Body::File(from) })?;
+    let reply = succeed(
+        api,
+        &Ask { method: "PUT", key, query: &query, headers: &headers, body: Body::File(from), pace: Pace::Soon },
+    )?;
     check(api, &reply, &sums)?;
     let etag = reply.header("etag").unwrap_or_default().to_owned();
     if etag.is_empty() {
@@ -96,7 +100,8 @@ pub fn complete(api: &impl Api, key: &str, upload: &UploadId, parts: &[PartTag])
     let query = [("uploadId", upload.id.as_str())];
     let headers = [("content-type", "application/xml")];
     let body = Body::Octets(body.as_bytes());
-    let reply = succeed(api, &Ask { method: "POST", key, query: &query, headers: &headers, body })?;
+    let reply =
+        succeed(api, &Ask { method: "POST", key, query: &query, headers: &headers, body, pace: Pace::Completion })?;
     let text = reply.text();
     match xml::root(&text) {
         Some("CompleteMultipartUploadResult") => Ok(xml::text(&text, "ETag").unwrap_or_default()),
@@ -106,7 +111,10 @@ pub fn complete(api: &impl Api, key: &str, upload: &UploadId, parts: &[PartTag])
 
 pub fn abort(api: &impl Api, key: &str, upload: &UploadId) -> Result<(), Fault> {
     let query = [("uploadId", upload.id.as_str())];
-    missing_is_fine(succeed(api, &Ask { method: "DELETE", key, query: &query, headers: &[], body: Body::None }))
+    missing_is_fine(succeed(
+        api,
+        &Ask { method: "DELETE", key, query: &query, headers: &[], body: Body::None, pace: Pace::Soon },
+    ))
 }
 
 /// For what is to be gone.
@@ -123,7 +131,8 @@ pub fn read(api: &impl Api, key: &str, offset: u64, length: u64) -> Result<Box<d
     }
     let range = range_header(offset, length);
     let headers = [("range", range.as_str())];
-    let opened = api.open(&Ask { method: "GET", key, query: &[], headers: &headers, body: Body::None })?;
+    let opened =
+        api.open(&Ask { method: "GET", key, query: &[], headers: &headers, body: Body::None, pace: Pace::Soon })?;
     match opened {
         (reply, Some(body)) => ranged(reply.status, body, offset, length),
         (reply, None) => Err(refusal(api, &reply)),

@@ -13,7 +13,7 @@ use super::super::store::{Fault, FaultKind, Object, PartTag, Range, Sent, Store,
 use super::bucket::{self, Api, Ask, Opened};
 use super::checksum::Checksums;
 use super::google::{ServiceAccount, Tokens};
-use super::http::{Body, Http, Reply, Request, host_of, kind_of_status};
+use super::http::{Body, Http, Pace, Reply, Request, host_of, kind_of_status};
 use super::{disposition, encoded, is_same, object_key, size_here};
 use crate::config::{ConfigError, RecordingConfig};
 use crate::recording::names;
@@ -89,7 +89,7 @@ impl Gcs {
         let url = format!("{}/storage/v1/b/{bucket}/o/{key}", self.endpoint);
         let make = |authorization: &str| {
             let headers = [("authorization", authorization)];
-            self.http.send(Request { method, url: &url, headers: &headers, body: Body::None })
+            self.http.send(Request { method, url: &url, headers: &headers, body: Body::None, pace: Pace::Soon })
         };
         let reply = self.authorised(make, |reply| reply.status)?;
         if reply.is_success() { Ok(reply) } else { Err(self.json_refusal(&reply)) }
@@ -138,7 +138,7 @@ impl Api for Gcs {
         let make = |authorization: &str| {
             let mut headers = ask.headers.to_vec();
             headers.push(("authorization", authorization));
-            self.http.send(Request { method: ask.method, url: &url, headers: &headers, body: ask.body })
+            self.http.send(Request { method: ask.method, url: &url, headers: &headers, body: ask.body, pace: ask.pace })
         };
         self.authorised(make, |reply| reply.status)
     }
@@ -148,7 +148,7 @@ impl Api for Gcs {
         let make = |authorization: &str| {
             let mut headers = ask.headers.to_vec();
             headers.push(("authorization", authorization));
-            self.http.open(Request { method: ask.method, url: &url, headers: &headers, body: ask.body })
+            self.http.open(Request { method: ask.method, url: &url, headers: &headers, body: ask.body, pace: ask.pace })
         };
         self.authorised(make, |(reply, _)| reply.status)
     }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::store::{Fault, FaultKind};
 use super::encoded;
-use super::http::{Body, Http, Request, kind_of_status};
+use super::http::{Body, Http, Pace, Request, kind_of_status};
 use crate::config::Secret;
 use crate::recording::names;
 
@@ -102,7 +102,8 @@ impl ServiceAccount {
         let headers = [("content-type", "application/x-www-form-urlencoded"), ("accept", "application/json")];
         let body = Body::Octets(form.as_bytes());
         let asked = Instant::now();
-        let reply = http.send(Request { method: "POST", url: &self.token_uri, headers: &headers, body })?;
+        let reply =
+            http.send(Request { method: "POST", url: &self.token_uri, headers: &headers, body, pace: Pace::Soon })?;
         if !reply.is_success() {
             let refused: Refused = serde_json::from_slice(&reply.body).unwrap_or_default();
             let kind = kind_of_refusal(reply.status, &refused);

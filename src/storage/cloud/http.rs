@@ -8,11 +8,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use ureq::http::{HeaderMap, Request as HttpRequest, Response};
+use ureq::http::{HeaderMap, Request as HttpRequest};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 use ureq::unversioned::resolver::DefaultResolver;
 use ureq::unversioned::transport::{Connector, RustlsConnector};
-use ureq::{Agent, Body as ReplyBody, SendBody};
+use ureq::{Agent, SendBody};
 
 use super::super::store::{Fault, FaultKind, Range};
 use super::tcp::{TcpConnector, Timeouts};
@@ -21,6 +21,8 @@ use crate::config::Secret;
 /// The client of one store.
 pub struct Http {
     agent: Agent,
+    /// For requests whose answer may take long.
+    patient: Agent,
     /// Never to be seen in a fault.
     secrets: Vec<Secret>,
 }
@@ -30,6 +32,15 @@ pub struct Request<'a> {
     pub url: &'a str,
     pub headers: &'a [(&'a str, &'a str)],
     pub body: Body<'a>,
+    pub pace: Pace,
+}
+
+/// How soon an answer is to be expected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    Soon,
+    /// The store puts an object together first.
+    Completion,
 }
 
 #[derive(Clone, Copy)]
@@ -72,8 +83,11 @@ impl Http {
             // How the transport knows that it is an answer that is waited for; it has a limit of its own.
             .timeout_recv_response(Some(ANSWER_MAX))
             .build();
-        let connector = TcpConnector(timeouts).chain(RustlsConnector::default());
-        Ok(Http { agent: Agent::with_parts(config, connector, DefaultResolver::default()), secrets })
+        let agent = |answer| {
+            let connector = TcpConnector(Timeouts { answer, ..timeouts }).chain(RustlsConnector::default());
+            Agent::with_parts(config.clone(), connector, DefaultResolver::default())
+        };
+        Ok(Http { agent: agent(timeouts.answer), patient: agent(timeouts.completion), secrets })
     }
 
     /// Sends a request and reads all of the answer.
@@ -98,6 +112,8 @@ impl Http {
 
     fn begin(&self, request: Request<'_>) -> Result<(Reply, Box<dyn Read + Send>, String), Fault> {
         let host = host_of(request.url);
+        let agent = if request.pace == Pace::Soon { &self.agent } else { &self.patient };
+        let run = |request: HttpRequest<SendBody<'_>>| agent.run(request).map_err(|error| fault(error, &host));
         let mut builder = HttpRequest::builder().method(request.method).uri(request.url);
         for (name, value) in request.headers {
             builder = builder.header(*name, *value);
@@ -105,17 +121,17 @@ impl Http {
         // Not shown: the URL may be signed.
         let unsendable = |_| Fault::new(FaultKind::Refused, format!("{host}: not a URL or header that can be sent"));
         let response = match request.body {
-            Body::None => self.run(builder.body(SendBody::none()).map_err(unsendable)?, &host)?,
+            Body::None => run(builder.body(SendBody::none()).map_err(unsendable)?)?,
             Body::Octets(octets) => {
                 let mut reader = octets;
                 let body = SendBody::from_reader(&mut reader);
-                self.run(builder.header("content-length", octets.len()).body(body).map_err(unsendable)?, &host)?
+                run(builder.header("content-length", octets.len()).body(body).map_err(unsendable)?)?
             }
             Body::File(range) => {
                 let mut reader = FileBody::open(range)?;
                 let body = SendBody::from_reader(&mut reader);
                 let builder = builder.header("content-length", range.length);
-                let result = self.run(builder.body(body).map_err(unsendable)?, &host);
+                let result = run(builder.body(body).map_err(unsendable)?);
                 if let Some(error) = reader.failed {
                     return Err(local(range.path, &error));
                 }
@@ -126,10 +142,6 @@ impl Http {
         let reply =
             Reply { status: head.status.as_u16(), headers: head.headers, body: Vec::new(), at: SystemTime::now() };
         Ok((reply, Box::new(body.into_with_config().limit(u64::MAX).reader()), host))
-    }
-
-    fn run(&self, request: HttpRequest<SendBody<'_>>, host: &str) -> Result<Response<ReplyBody>, Fault> {
-        self.agent.run(request).map_err(|error| fault(error, host))
     }
 
     /// What a refusal is to us. `code` and `message` are the store's; what might be secret in them is not shown.

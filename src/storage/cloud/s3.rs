@@ -1,7 +1,7 @@
 //! S3 and those who speak like it. Requests are presigned, which every one of them understands, with session tokens too.
 //!
 //! Integrity: `Content-MD5` goes with every part and put, and the tag of an object is the MD5 that it should be. That is what
-//! AWS, MinIO, R2, Ceph and small servers have in common; checksum headers are not (R2 refuses some of them). Where keys of a
+//! AWS, MinIO, R2, Ceph and small servers have in common; checksum headers are not (R2 long refused them). Where keys of a
 //! KMS encrypt, tags are no MD5: then the tag that completion told has to be there still, or the object is read back.
 
 use std::io::Read;
@@ -14,7 +14,7 @@ use rusty_s3::{Bucket, Credentials, Method, UrlStyle};
 use super::super::store::{Fault, FaultKind, Object, PartTag, Range, Sent, Store, Stored, UploadId};
 use super::bucket::{self, Api, Ask, Opened};
 use super::checksum::{Checksums, tags};
-use super::http::{Body, Http, Reply, Request};
+use super::http::{Body, Http, Pace, Reply, Request};
 use super::{disposition, is_same, object_key, size_here};
 use crate::config::{ConfigError, RecordingConfig};
 
@@ -104,7 +104,7 @@ impl S3 {
     }
 
     fn head_reply(&self, key: &str) -> Result<Option<Reply>, Fault> {
-        let ask = Ask { method: "HEAD", key, query: &[], headers: &[], body: Body::None };
+        let ask = Ask { method: "HEAD", key, query: &[], headers: &[], body: Body::None, pace: Pace::Soon };
         let reply = self.send(&ask)?;
         match reply.status {
             404 => Ok(None),
@@ -127,12 +127,12 @@ impl S3 {
 impl Api for S3 {
     fn send(&self, ask: &Ask<'_>) -> Result<Reply, Fault> {
         let url = self.signed(ask, REQUEST_VALID, Timestamp::now());
-        self.http.send(Request { method: ask.method, url: &url, headers: ask.headers, body: ask.body })
+        self.http.send(request(ask, &url))
     }
 
     fn open(&self, ask: &Ask<'_>) -> Result<Opened, Fault> {
         let url = self.signed(ask, REQUEST_VALID, Timestamp::now());
-        self.http.open(Request { method: ask.method, url: &url, headers: ask.headers, body: ask.body })
+        self.http.open(request(ask, &url))
     }
 
     fn http(&self) -> &Http {
@@ -224,7 +224,7 @@ impl Store for S3 {
 
     fn delete(&self, key: &str) -> Result<(), Fault> {
         let key = self.key(key)?;
-        let ask = Ask { method: "DELETE", key: &key, query: &[], headers: &[], body: Body::None };
+        let ask = Ask { method: "DELETE", key: &key, query: &[], headers: &[], body: Body::None, pace: Pace::Soon };
         bucket::missing_is_fine(bucket::succeed(self, &ask))
     }
 
@@ -232,7 +232,7 @@ impl Store for S3 {
         let key = self.key(key)?;
         let disposition = disposition(name);
         let query = [("response-content-disposition", disposition.as_str())];
-        let ask = Ask { method: "GET", key: &key, query: &query, headers: &[], body: Body::None };
+        let ask = Ask { method: "GET", key: &key, query: &query, headers: &[], body: Body::None, pace: Pace::Soon };
         let valid = valid.clamp(Duration::from_secs(1), super::SIGNED_MAX);
         Ok(Some(self.signed(&ask, valid, Timestamp::now())))
     }
@@ -240,6 +240,10 @@ impl Store for S3 {
     fn read(&self, key: &str, offset: u64, length: u64) -> Result<Box<dyn Read + Send>, Fault> {
         bucket::read(self, &self.key(key)?, offset, length)
     }
+}
+
+fn request<'a>(ask: &Ask<'a>, url: &'a str) -> Request<'a> {
+    Request { method: ask.method, url, headers: ask.headers, body: ask.body, pace: ask.pace }
 }
 
 /// A tag without quotes, in lower case.
@@ -287,7 +291,7 @@ mod tests {
     fn signatures_are_those_of_the_description() {
         let config = RecordingConfig { s3_endpoint: Some("https://s3.amazonaws.com".into()), ..config() };
         let store = open(&config).expect("a store");
-        let ask = Ask { method: "GET", key: "test.txt", query: &[], headers: &[], body: Body::None };
+        let ask = Ask { method: "GET", key: "test.txt", query: &[], headers: &[], body: Body::None, pace: Pace::Soon };
         let now = Timestamp::from_second(1_369_353_600).expect("a time");
         let url = store.signed(&ask, Duration::from_secs(86_400), now);
         assert!(url.starts_with("https://examplebucket.s3.amazonaws.com/test.txt?X-Amz-Algorithm=AWS4-HMAC-SHA256&"));
@@ -303,7 +307,14 @@ mod tests {
         let store = open(&config).expect("a store");
         let headers = [("x-amz-storage-class", "STANDARD_IA"), ("content-md5", "YQ==")];
         let query = [("uploadId", "a b/c"), ("partNumber", "1")];
-        let ask = Ask { method: "PUT", key: "a b/ü+.webm", query: &query, headers: &headers, body: Body::None };
+        let ask = Ask {
+            method: "PUT",
+            key: "a b/ü+.webm",
+            query: &query,
+            headers: &headers,
+            body: Body::None,
+            pace: Pace::Soon,
+        };
         let url = store.signed(&ask, Duration::from_secs(60), Timestamp::UNIX_EPOCH);
         for part in [
             "https://examplebucket.s3.us-east-1.amazonaws.com/a%20b/%C3%BC%2B.webm?",

@@ -22,13 +22,20 @@ pub struct Timeouts {
     pub connect: Duration,
     /// Without an octet in or out.
     pub idle: Duration,
-    /// Until an answer begins, once everything is sent. Some stores put the parts of an upload together meanwhile.
+    /// Until an answer begins, once everything is sent.
     pub answer: Duration,
+    /// The same for the completion of an upload, for which GCS takes several minutes.
+    pub completion: Duration,
 }
 
 impl Default for Timeouts {
     fn default() -> Self {
-        Timeouts { connect: Duration::from_secs(10), idle: Duration::from_secs(30), answer: Duration::from_secs(180) }
+        Timeouts {
+            connect: Duration::from_secs(10),
+            idle: Duration::from_secs(30),
+            answer: Duration::from_secs(60),
+            completion: Duration::from_secs(600),
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 
 use super::super::store::{Fault, FaultKind, Object, PartTag, Range, Sent, Store, Stored, UploadId};
 use super::bucket::{missing_is_fine, range_header, ranged};
-use super::http::{Body, Http, Reply, Request, host_of, kind_of_status};
+use super::http::{Body, Http, Pace, Reply, Request, host_of, kind_of_status};
 use super::{encoded, is_same, is_same_range, object_key, size_here};
 use crate::config::{ConfigError, RecordingConfig, Secret};
 
@@ -50,7 +50,9 @@ impl VercelBlob {
             ("x-api-blob-request-attempt", "0"),
         ];
         headers.extend_from_slice(more);
-        let reply = self.http.send(Request { method, url: &url, headers: &headers, body })?;
+        let is_completion = more.contains(&("x-mpu-action", "complete"));
+        let pace = if is_completion { Pace::Completion } else { Pace::Soon };
+        let reply = self.http.send(Request { method, url: &url, headers: &headers, body, pace })?;
         if reply.is_success() { Ok(reply) } else { Err(self.refusal(&reply)) }
     }
 
@@ -113,7 +115,13 @@ impl VercelBlob {
         let url = format!("{url}{}cache=0", if url.contains('?') { '&' } else { '?' });
         let (authorization, range) = (format!("Bearer {}", self.token.expose()), range_header(offset, length));
         let headers = [("authorization", authorization.as_str()), ("range", range.as_str())];
-        let opened = self.http.open(Request { method: "GET", url: &url, headers: &headers, body: Body::None })?;
+        let opened = self.http.open(Request {
+            method: "GET",
+            url: &url,
+            headers: &headers,
+            body: Body::None,
+            pace: Pace::Soon,
+        })?;
         match opened {
             (reply, Some(body)) => ranged(reply.status, body, offset, length),
             (reply, None) => Err(self.refusal(&reply)),
