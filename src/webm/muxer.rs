@@ -324,6 +324,12 @@ impl Muxer {
         self.layout(false).lacks_tracks
     }
 
+    /// Octets of the file that are as they stay, but for the head and what finishing appends: the size of a Cluster is written
+    /// over the unknown one when the next one begins.
+    pub fn stable_len(&self) -> u64 {
+        self.cluster.as_ref().map_or(self.position, |cluster| cluster.position)
+    }
+
     /// Octets of the file as it was committed, head included.
     pub fn position(&self) -> u64 {
         self.position

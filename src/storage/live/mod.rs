@@ -313,6 +313,16 @@ impl Live {
         self.writer.muxer().position()
     }
 
+    /// Octets of it that do not change any more, but for its head.
+    pub fn stable_len(&self) -> u64 {
+        self.writer.muxer().stable_len()
+    }
+
+    /// The file of the whole call, as it is called at the moment.
+    pub fn name(&self) -> String {
+        names::call(self.is_webm)
+    }
+
     /// What has to reach the disk, in this order.
     pub fn files(&self) -> [Arc<File>; 2] {
         [self.writer.get_ref().file.clone(), self.journal.file().clone()]

@@ -136,3 +136,35 @@ fn blocks_that_no_file_takes_are_left_out() {
     let content = Content::read(&path);
     assert_eq!((content.blocks.len(), content.names()), (3, vec!["unknown (unknown)"]));
 }
+
+/// What is said not to change any more does not, whatever comes after: tracks, another name, the end.
+#[test]
+fn what_is_stable_stays() {
+    let scratch = Scratch::new("live-stable");
+    let mut script = Script::new(scratch.path(), 1);
+    script.join(0, "ann");
+    script.source(0, 1, "ann", "camera");
+    let mut seen: Vec<Vec<u8>> = Vec::new();
+    let mut look = |script: &Script| {
+        let stable = script.live.stable_len() as usize;
+        let octets = fs::read(script.directory().join(script.live.name())).expect("a file");
+        assert!(stable <= octets.len() && stable >= HEAD_SIZE as usize);
+        seen.push(octets[HEAD_SIZE as usize..stable].to_vec());
+    };
+    for second in 0..10 {
+        let (number, kind) = if second < 6 { (1, vp8()) } else { (2, h264(1)) };
+        if matches!(second, 0 | 6) {
+            script.blocks(1, number, kind, second * 1000, second * 1000 + 900);
+        } else {
+            for at_ms in (second * 1000..second * 1000 + 900).step_by(40) {
+                script.live.write(&[block(1, number, at_ms, at_ms % 400 == 0)]).expect("room");
+            }
+        }
+        look(&script);
+    }
+    let directory = script.directory();
+    drop(script.end());
+    let octets = fs::read(directory.join("recording.mkv")).expect("a file");
+    assert!(seen.windows(2).all(|pair| pair[0].len() <= pair[1].len()) && seen[9].len() > 1000);
+    assert!(seen.iter().all(|stable| octets[HEAD_SIZE as usize..].starts_with(stable)), "as it was");
+}
