@@ -7,13 +7,17 @@
 //! - [`store`]: the file, opened and opened again; [`schema`]: its tables
 //! - [`recordings`]: the queries
 //! - [`pending`]: what is not written yet
+//! - [`uploads`]: the queries about what is on its way into a store
 //! - [`removal`]: directories of recordings that are deleted
+//! - [`deletion`]: recordings that are deleted, whatever has to go, and those that are too old
 
+pub mod deletion;
 pub mod pending;
 pub mod recordings;
 pub mod removal;
 pub mod schema;
 pub mod store;
+pub mod uploads;
 
 #[cfg(test)]
 mod tests;
@@ -28,10 +32,11 @@ use std::time::{Duration, Instant};
 
 use crate::base::queue::{Sender, bounded};
 use crate::base::{RecordingId, RoomId};
-use crate::recording::library::{Answer, Entry, Inquiry, ReplyTo, Request, Status, Unavailable, Update};
+use crate::recording::library::{Answer, Entry, Inquiry, Request, Status, Unavailable, Update};
+use crate::recording::upload::{self, Unfinished};
 
+use deletion::{Deletions, Retention};
 use pending::{Change, Pending, Progress};
-use removal::{Done, Removal};
 use store::{Failure, Newer, Store};
 
 /// The running thread.
@@ -69,6 +74,11 @@ impl Database {
     /// Opens the database at `path`, makes it when there is none, and starts the thread. A file that cannot be used is no error:
     /// it is tried again. `recordings`: the directory below which recordings are, for those that are deleted.
     pub fn start(path: &Path, recordings: &Path) -> Result<Database, StartError> {
+        Database::start_with(path, recordings, None)
+    }
+
+    /// The same, and deletes what is too old.
+    pub fn start_with(path: &Path, recordings: &Path, retention: Option<Retention>) -> Result<Database, StartError> {
         let store =
             Store::open(path, Instant::now()).map_err(|newer| StartError::Newer { path: path.to_owned(), newer })?;
         let mut keeper = Keeper {
@@ -76,7 +86,7 @@ impl Database {
             pending: Pending::default(),
             write_again: Instant::now(),
             recordings: recordings.to_owned(),
-            removal: Removal::start().map_err(StartError::Thread)?,
+            deletions: Deletions::start(retention).map_err(StartError::Thread)?,
         };
         keeper.give_up();
         let (queue, inbox) = bounded(QUEUE);
@@ -112,7 +122,7 @@ struct Keeper {
     write_again: Instant,
     /// Below which recordings are.
     recordings: PathBuf,
-    removal: Removal,
+    deletions: Deletions,
 }
 
 impl Keeper {
@@ -169,8 +179,7 @@ impl Keeper {
 
     fn sleep_for(&self, now: Instant) -> Duration {
         let write = (!self.pending.is_empty() && self.store.is_open()).then_some(self.write_again);
-        let removal = (!self.removal.is_idle()).then(|| now + REMOVAL_LOOK);
-        let next = [self.store.poll_timeout(), write, removal].into_iter().flatten().min();
+        let next = [self.store.poll_timeout(), write, self.deletions.poll_timeout(now)].into_iter().flatten().min();
         next.map_or(IDLE, |at| at.saturating_duration_since(now))
     }
 
@@ -178,20 +187,8 @@ impl Keeper {
     fn work(&mut self) {
         let now = Instant::now();
         self.store.handle_timeout(now);
-        let done: Vec<Done> = std::iter::from_fn(|| self.removal.poll_done()).collect();
-        let mut gone = Vec::new();
-        for Done { recording, reply, result } in done {
-            match result {
-                Ok(()) => {
-                    self.note(recording, Change::Remove);
-                    gone.push(reply);
-                }
-                Err(error) => {
-                    tracing::error!(%recording, %error, "a recording cannot be deleted");
-                    reply(Err(Unavailable::Files));
-                }
-            }
-        }
+        self.delete_old(now);
+        let gone = self.finish_removals();
         self.write(now);
         // Once it is written; or once it is noted that it is to be.
         for reply in gone {
@@ -237,7 +234,10 @@ impl Keeper {
                 match change {
                     Change::Save(entry) => recordings::save(&transaction, entry)?,
                     Change::Found(entry) => recordings::save_found(&transaction, entry)?,
-                    Change::Remove => recordings::remove(&transaction, recording)?,
+                    Change::Remove => {
+                        recordings::remove(&transaction, recording)?;
+                        uploads::remove(&transaction, recording)?;
+                    }
                 }
             }
             transaction.commit()
@@ -254,7 +254,28 @@ impl Keeper {
             }
             Request::Ask { inquiry: Inquiry::Delete { room, recording }, reply } => self.delete(room, recording, reply),
             Request::Ask { inquiry, reply } => reply(self.answer(inquiry)),
+            Request::Write { change, reply } => reply(self.write_now(&change)),
+            Request::Uploader(uploader) => self.deletions.uploader = Some(uploader),
+            Request::Deleted { recording, result } => self.deleted_there(recording, result),
         }
+    }
+
+    /// What has to be written before somebody goes on.
+    fn write_now(&mut self, change: &upload::Change) -> Result<Answer, Unavailable> {
+        if self.pending.is_removed(&change.recording) {
+            return Err(Unavailable::NotFound);
+        }
+        let written = self.store.run(Instant::now(), |connection| {
+            let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+            uploads::apply(&transaction, change)?;
+            transaction.commit()
+        });
+        available(written)?;
+        self.store.praise();
+        if change.entry.is_some() {
+            self.pending.overtake(&change.recording);
+        }
+        Ok(Answer::Written)
     }
 
     fn note(&mut self, recording: RecordingId, change: Change) {
@@ -277,6 +298,9 @@ impl Keeper {
                 let entry = self.find(&room, &recording)?;
                 self.file(&entry, &name).ok_or(Unavailable::NotFound)
             }
+            Inquiry::Uploads { after, limit } => self.unfinished(after.as_ref(), limit),
+            Inquiry::UploadOf { recording } => self.unfinished_one(recording).map(|one| Answer::Uploads(vec![one])),
+            Inquiry::Upload { recordings } => self.upload_again(recordings),
             Inquiry::Delete { .. } => unreachable!("answered when it is done"),
         }
     }
@@ -320,37 +344,77 @@ impl Keeper {
         if name.is_empty() || name.starts_with('.') || name.contains(['/', '\0']) {
             return None;
         }
+        if let Some(remote) = file.remote.as_ref().filter(|remote| remote.is_only) {
+            return Some(Answer::Remote { remote: remote.clone(), file: file.clone() });
+        }
         let path = removal::directory(&self.recordings, entry)?.join(name);
         Some(Answer::File { path, file: file.clone() })
     }
 
-    /// First the files go, then the row: what is cut off in between is deleted when it is asked for again.
-    fn delete(&mut self, room: RoomId, recording: RecordingId, reply: ReplyTo) {
-        let found = self.find(&room, &recording);
-        let entry = match found {
-            Ok(entry) if !entry.status.is_final() => return reply(Err(Unavailable::Active)),
-            Ok(entry) => entry,
-            Err(why) => return reply(Err(why)),
+    /// Uploads that are to go on.
+    fn unfinished(&mut self, after: Option<&RecordingId>, limit: usize) -> Result<Answer, Unavailable> {
+        // What was said before the question counts.
+        self.write(Instant::now());
+        let limit = limit.clamp(1, LIST_MAX);
+        let ids = self.store.run(Instant::now(), |connection| recordings::uploading(connection, after, limit));
+        let unfinished = available(ids)?.into_iter().map(|recording| self.unfinished_one(recording));
+        Ok(Answer::Uploads(unfinished.collect::<Result<_, Unavailable>>()?))
+    }
+
+    fn unfinished_one(&mut self, recording: RecordingId) -> Result<Unfinished, Unavailable> {
+        let found = self.store.run(Instant::now(), |connection| {
+            Ok((uploads::find(connection, &recording)?, recordings::find(connection, &recording)?))
+        });
+        let (upload, row) = available(found)?;
+        Ok(Unfinished { entry: self.pending.over(&recording, row), recording, upload })
+    }
+
+    /// Those that can be, and are not whole in a store.
+    fn upload_again(&mut self, wanted: Option<Vec<RecordingId>>) -> Result<Answer, Unavailable> {
+        self.write(Instant::now());
+        let wanted = match wanted {
+            Some(wanted) => wanted,
+            None => available(self.store.run(Instant::now(), |connection| uploads::failed(connection, AGAIN_MAX)))?,
         };
-        let Some(directory) = removal::directory(&self.recordings, &entry) else {
-            tracing::error!(%recording, directory = %entry.directory.display(), "not the directory of a recording");
-            return reply(Err(Unavailable::Files));
-        };
-        if let Err(reply) = self.removal.submit(directory, recording, reply) {
-            reply(Err(Unavailable::Database));
+        let mut again = Vec::new();
+        for recording in wanted.into_iter().take(AGAIN_MAX) {
+            let found = self.store.run(Instant::now(), |connection| {
+                let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+                let entry = recordings::find(&transaction, &recording)?;
+                let phase = uploads::find(&transaction, &recording)?.map(|upload| upload.head.phase);
+                let Some(mut entry) = entry.filter(|entry| may_be_uploaded(entry, phase)) else { return Ok(None) };
+                (entry.status, entry.error, entry.progress) = (Status::Uploading, None, 0.0);
+                recordings::save(&transaction, &entry)?;
+                uploads::again(&transaction, &recording)?;
+                transaction.commit()?;
+                Ok(Some(entry))
+            });
+            again.extend(available(found)?);
         }
+        Ok(Answer::Upload(again))
     }
 
     /// The last turn: nobody can say anything any more.
     fn finish(&mut self) {
         let until = Instant::now() + CLOSE_WITHIN;
-        while (!self.removal.is_idle() || !self.pending.is_empty()) && Instant::now() < until {
+        while (!self.deletions.is_idle() || !self.pending.is_empty()) && Instant::now() < until {
             self.guarded(Keeper::work);
-            thread::sleep(REMOVAL_LOOK);
+            thread::sleep(deletion::LOOK);
         }
         if !self.pending.is_empty() {
             tracing::error!(recordings = self.pending.len(), "the database was not brought up to date");
         }
+    }
+}
+
+/// Whether there is something to be uploaded, and nothing against it.
+fn may_be_uploaded(entry: &Entry, phase: Option<upload::Phase>) -> bool {
+    match entry.status {
+        Status::Uploading => true,
+        Status::Completed => entry.files.iter().any(|file| file.remote.is_none()),
+        // What failed before it was whole stays here.
+        Status::Failed => phase == Some(upload::Phase::Failed) && !entry.files.is_empty(),
+        Status::Recording | Status::Paused | Status::Stopping | Status::Processing => false,
     }
 }
 
@@ -369,8 +433,8 @@ const QUEUE: usize = 1024;
 const BATCH: usize = 256;
 const LIST_MAX: usize = 200;
 const WRITE_AGAIN: Duration = Duration::from_secs(1);
-/// How often it is seen that directories are gone.
-const REMOVAL_LOOK: Duration = Duration::from_millis(10);
+/// Uploads that are begun again at once.
+const AGAIN_MAX: usize = 1000;
 /// With nothing to do.
 const IDLE: Duration = Duration::from_secs(3600);
 const CLOSE_WITHIN: Duration = Duration::from_secs(2);

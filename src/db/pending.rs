@@ -74,6 +74,17 @@ impl Pending {
         self.changes.remove(recording);
     }
 
+    /// What is known of it was written otherwise, and is later than whatever waits.
+    pub fn overtake(&mut self, recording: &RecordingId) {
+        self.changes.remove(recording);
+        self.progress.remove(recording);
+    }
+
+    /// It is gone, and only the database does not know yet.
+    pub fn is_removed(&self, recording: &RecordingId) -> bool {
+        matches!(self.changes.get(recording), Some(Change::Remove))
+    }
+
     /// What a recording is, of which the database has this.
     pub fn over(&self, recording: &RecordingId, row: Option<Entry>) -> Option<Entry> {
         let entry = match (self.changes.get(recording), row) {

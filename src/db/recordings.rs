@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::base::{RecordingId, RoomId, UserId};
-use crate::recording::library::{Entry, FileEntry, FileKind, Status};
+use crate::recording::library::{Entry, FileEntry, FileKind, Remote, Status};
 
 /// Writes a recording with its files over what there is of it. To be called in a transaction.
 pub fn save(connection: &Connection, entry: &Entry) -> rusqlite::Result<()> {
@@ -31,7 +31,7 @@ pub fn save_found(connection: &Connection, found: &Entry) -> rusqlite::Result<()
 pub fn gives_way(known: &Entry, found: &Entry) -> bool {
     match known.status {
         Status::Recording | Status::Paused | Status::Stopping | Status::Processing => true,
-        Status::Failed => known.files.is_empty() && found.status == Status::Completed,
+        Status::Failed => known.files.is_empty() && matches!(found.status, Status::Completed | Status::Uploading),
         Status::Uploading | Status::Completed => false,
     }
 }
@@ -64,6 +64,48 @@ pub fn list(
     let mut found = Vec::new();
     while let Some(row) = rows.next()? {
         found.extend(with_files(connection, entry(row)?)?);
+    }
+    Ok(found)
+}
+
+/// Those that are to be in a store and are not, whole, after one of them, in order.
+pub fn uploading(
+    connection: &Connection,
+    after: Option<&RecordingId>,
+    limit: usize,
+) -> rusqlite::Result<Vec<RecordingId>> {
+    let sql = "SELECT recording FROM recordings WHERE status = 'uploading' AND (?1 IS NULL OR recording > ?1) \
+               UNION SELECT recording FROM uploads WHERE phase IN ('live', 'sending', 'settling') \
+               AND (?1 IS NULL OR recording > ?1) ORDER BY recording LIMIT ?2";
+    ids(connection, sql, params![after.map(RecordingId::as_str), limit as i64])
+}
+
+/// Those that ended before a time and are not being made, the oldest first.
+pub fn ended_before(connection: &Connection, time: SystemTime, limit: usize) -> rusqlite::Result<Vec<Entry>> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM recordings WHERE coalesce(ended_ms, started_ms) < ?1 \
+         AND status IN ('uploading', 'completed', 'failed') ORDER BY coalesce(ended_ms, started_ms) LIMIT ?2"
+    );
+    let mut statement = connection.prepare(&sql)?;
+    let mut rows = statement.query(params![to_ms(time), limit as i64])?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        found.extend(entry(row)?);
+    }
+    Ok(found)
+}
+
+/// What cannot be read as an id is left out.
+pub fn ids(
+    connection: &Connection,
+    sql: &str,
+    parameters: impl rusqlite::Params,
+) -> rusqlite::Result<Vec<RecordingId>> {
+    let mut statement = connection.prepare(sql)?;
+    let mut rows = statement.query(parameters)?;
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        found.extend(RecordingId::parse(&row.get::<_, String>(0)?));
     }
     Ok(found)
 }
@@ -106,8 +148,8 @@ fn insert(connection: &Connection, entry: &Entry) -> rusqlite::Result<()> {
     // A name that is there twice is the first one's.
     let mut statement = connection.prepare(
         "INSERT OR IGNORE INTO recording_files \
-         (recording, position, name, kind, content_type, participant, size, sha256, media) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+         (recording, position, name, kind, content_type, participant, size, sha256, media, store, remote_key, url, is_local) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
     )?;
     for (position, file) in (0_i64..).zip(&entry.files) {
         statement.execute(params![
@@ -120,6 +162,10 @@ fn insert(connection: &Connection, entry: &Entry) -> rusqlite::Result<()> {
             signed(file.size),
             file.sha256,
             file.media.as_ref().map(json),
+            file.remote.as_ref().map(|remote| &remote.provider),
+            file.remote.as_ref().map(|remote| &remote.key),
+            file.remote.as_ref().map(|remote| &remote.url),
+            file.remote.as_ref().is_none_or(|remote| !remote.is_only),
         ])?;
     }
     Ok(())
@@ -128,8 +174,8 @@ fn insert(connection: &Connection, entry: &Entry) -> rusqlite::Result<()> {
 fn with_files(connection: &Connection, entry: Option<Entry>) -> rusqlite::Result<Option<Entry>> {
     let Some(mut entry) = entry else { return Ok(None) };
     let mut statement = connection.prepare(
-        "SELECT name, kind, content_type, participant, size, sha256, media FROM recording_files \
-         WHERE recording = ?1 ORDER BY position",
+        "SELECT name, kind, content_type, participant, size, sha256, media, store, remote_key, url, is_local \
+         FROM recording_files WHERE recording = ?1 ORDER BY position",
     )?;
     let mut rows = statement.query([entry.recording.as_str()])?;
     while let Some(row) = rows.next()? {
@@ -187,6 +233,12 @@ fn file(row: &Row<'_>) -> rusqlite::Result<Option<FileEntry>> {
         size: unsigned(row.get(4)?),
         sha256: row.get(5)?,
         media: media.and_then(|text| serde_json::from_str(&text).ok()),
+        remote: match (row.get(7)?, row.get(8)?, row.get(9)?) {
+            (Some(provider), Some(key), Some(url)) => {
+                Some(Remote { provider, key, url, is_only: !row.get::<_, bool>(10)? })
+            }
+            _ => None,
+        },
     }))
 }
 
@@ -207,11 +259,11 @@ fn from_ms(ms: i64) -> SystemTime {
     UNIX_EPOCH.checked_add(Duration::from_millis(unsigned(ms))).unwrap_or(UNIX_EPOCH)
 }
 
-fn signed(number: u64) -> i64 {
+pub fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-fn unsigned(number: i64) -> u64 {
+pub fn unsigned(number: i64) -> u64 {
     u64::try_from(number).unwrap_or(0)
 }
 

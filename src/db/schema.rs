@@ -58,8 +58,12 @@ pub fn known() -> i64 {
 
 /// Step by step, from an empty database. What stands here has run somewhere: a change is another step at the end.
 ///
+/// An upload outlives the row of its recording: what a store was told to keep has to go from there as well. So it does not refer
+/// to it.
+///
 /// Times are milliseconds since 1970. What only travels as a whole is JSON: `participants` (list of user ids) and `media`.
-pub const MIGRATIONS: &[&str] = &["
+pub const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE recordings (
         recording TEXT NOT NULL PRIMARY KEY,
         room TEXT NOT NULL,
@@ -93,4 +97,48 @@ pub const MIGRATIONS: &[&str] = &["
         PRIMARY KEY (recording, position),
         UNIQUE (recording, name)
     ) STRICT, WITHOUT ROWID;
-"];
+",
+    "
+    ALTER TABLE recording_files ADD COLUMN store TEXT;
+    ALTER TABLE recording_files ADD COLUMN remote_key TEXT;
+    ALTER TABLE recording_files ADD COLUMN url TEXT;
+    ALTER TABLE recording_files ADD COLUMN is_local INTEGER NOT NULL DEFAULT 1 CHECK (is_local IN (0, 1));
+    CREATE TABLE uploads (
+        recording TEXT NOT NULL PRIMARY KEY,
+        store TEXT NOT NULL,
+        phase TEXT NOT NULL CHECK (phase IN ('live', 'sending', 'settling', 'failed', 'deleting')),
+        keep_local INTEGER NOT NULL CHECK (keep_local IN (0, 1)),
+        attempts INTEGER NOT NULL,
+        restarts INTEGER NOT NULL,
+        next_try_ms INTEGER,
+        first_failure_ms INTEGER,
+        error TEXT
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE upload_files (
+        recording TEXT NOT NULL REFERENCES uploads (recording) ON DELETE CASCADE,
+        name TEXT NOT NULL,
+        remote_key TEXT NOT NULL,
+        content_type TEXT NOT NULL,
+        step TEXT NOT NULL CHECK (step IN ('creating', 'parts', 'completing', 'putting', 'verifying', 'done')),
+        part_size INTEGER NOT NULL,
+        upload_id TEXT,
+        object TEXT,
+        etag TEXT,
+        url TEXT,
+        sha256 TEXT NOT NULL,
+        size INTEGER NOT NULL,
+        PRIMARY KEY (recording, name)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE upload_parts (
+        recording TEXT NOT NULL,
+        name TEXT NOT NULL,
+        number INTEGER NOT NULL,
+        etag TEXT NOT NULL,
+        size INTEGER NOT NULL,
+        checksum TEXT,
+        sha256 TEXT NOT NULL,
+        PRIMARY KEY (recording, name, number),
+        FOREIGN KEY (recording, name) REFERENCES upload_files (recording, name) ON DELETE CASCADE
+    ) STRICT, WITHOUT ROWID;
+",
+];

@@ -11,7 +11,8 @@ use super::{Database, StartError, schema};
 use crate::base::{RecordingId, RoomId, UserId};
 use crate::recording::Quality;
 use crate::recording::library::{
-    Answer, Entry, FileEntry, FileKind, Inquiry, MediaSummary, Request, Status, TrackSummary, Unavailable, Update,
+    Answer, Entry, FileEntry, FileKind, Inquiry, MediaSummary, Remote, Request, Status, TrackSummary, Unavailable,
+    Update,
 };
 
 /// How long anything may take.
@@ -180,6 +181,7 @@ fn entry(number: u64) -> Entry {
         size: 1 << 40,
         sha256: "ab".repeat(32),
         media,
+        remote: None,
     };
     Entry {
         directory: Path::new("r").join(recording.as_str()),
@@ -241,6 +243,15 @@ fn an_entry_comes_back_as_it_was_also_after_a_restart() {
     assert_eq!(db.status(&full), Ok(full.clone()));
     // A live one of a former run is as it was: it is repaired.
     assert_eq!(db.status(&bare), Ok(bare.clone()));
+    let mut there = full.clone();
+    there.files[0].remote = Some(Remote {
+        provider: "s3".into(),
+        key: "r/x/recording.webm".into(),
+        url: "s3://bucket/r/x/recording.webm".into(),
+        is_only: true,
+    });
+    db.save(&there);
+    assert_eq!(db.status(&there), Ok(there.clone()));
     let later =
         Entry { status: Status::Failed, error: Some("disk".into()), files: vec![full.files[1].clone()], ..full };
     db.save(&later);
@@ -491,11 +502,12 @@ fn a_deleted_recording_is_gone_with_its_files() {
         std::fs::write(directory(entry).join("recording.webm"), "x").unwrap();
         db.save(entry);
     }
-    for status in [Status::Recording, Status::Paused, Status::Stopping, Status::Processing, Status::Uploading] {
+    for status in [Status::Recording, Status::Paused, Status::Stopping, Status::Processing] {
         db.save(&Entry { status, ..first.clone() });
         assert_eq!(db.delete(&first), Err(Unavailable::Active), "{status:?}");
     }
-    db.save(&first);
+    // One that waits for a store which nobody knows any more.
+    db.save(&Entry { status: Status::Uploading, ..first.clone() });
     assert_eq!(db.delete(&first), Ok(Answer::Deleted));
     assert!(!directory(&first).exists() && directory(&second).join("recording.webm").exists());
     assert_eq!(db.delete(&first), Err(Unavailable::NotFound));
@@ -565,6 +577,7 @@ fn rows_of_the_first_version_are_read() {
     assert_eq!((&entry.recording, entry.started, entry.duration_ms), (&id, at(1_700_000_000_123), 1333));
     assert_eq!(entry.participants, Some(vec![UserId::new("ann").unwrap()]));
     assert_eq!(entry.files[0].media, Some(MediaSummary { duration_ms: 1333, tracks: Vec::new() }));
+    assert_eq!(entry.files[0].remote, None, "it was here");
 }
 
 #[test]

@@ -130,7 +130,7 @@ pub fn http_range(data: &[u8]) {
     let kind = if flags & 8 == 0 { FileKind::Call } else { FileKind::Metadata };
     let (name, segment) = (source.text(), source.text());
     let content_type = names::content_type(true).to_owned();
-    let file = FileEntry { name, kind, content_type, participant: None, size, sha256, media: None };
+    let file = FileEntry { name, kind, content_type, participant: None, size, sha256, media: None, remote: None };
     let mut headers = Headers::default();
     while let Some(field) = source.byte() {
         headers.push(FIELDS[usize::from(field) % FIELDS.len()], source.text().as_bytes());

@@ -44,9 +44,11 @@ use crate::ws;
 
 mod library;
 mod recording;
+mod upload;
 
 pub use library::{http_range, manifest};
 pub use recording::{recording_frames, recording_ops};
+pub use upload::upload_queue;
 
 /// A request stream: the pieces in which it comes make no difference, and what is refused ends it.
 pub fn http_request(data: &[u8]) {
@@ -1560,6 +1562,7 @@ mod tests {
         recording_ops 300,
         manifest 2000,
         http_range 4000,
+        upload_queue 3000,
     }
 
     /// Each body has its thin target and its seeds, and none is without a body.

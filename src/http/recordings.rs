@@ -2,14 +2,13 @@
 //! become downloads (ranges and preconditions: RFC 9110 §13, §14). No files and no database are known here.
 
 use std::ops::Range;
-use std::path::PathBuf;
 
 use serde::Serialize;
 
 use super::{Headers, Method, Request, Response, decode_segment};
 use crate::auth::{Grants, Role};
 use crate::base::{RecordingId, RoomId, UserId, rfc3339};
-use crate::recording::library::{Answer, Entry, FileEntry, FileKind, Inquiry, MediaSummary, Unavailable};
+use crate::recording::library::{Answer, Entry, FileEntry, FileKind, Inquiry, MediaSummary, ReadFrom, Unavailable};
 
 /// A question, and what is needed to put its answer into words.
 #[derive(Debug)]
@@ -43,7 +42,7 @@ pub enum Outcome {
     /// This head, and then these octets of a file.
     File {
         head: Response,
-        path: PathBuf,
+        from: ReadFrom,
         range: Range<u64>,
     },
 }
@@ -104,21 +103,31 @@ pub fn outcome(terms: &Terms, answer: Result<Answer, Unavailable>) -> Outcome {
         }
         Ok(Answer::Entry(entry)) => Response::json(200, &Recording::new(&entry)).header("Cache-Control", "no-store"),
         Ok(Answer::Deleted) => Response::empty(204),
-        Ok(Answer::File { path, file }) => {
-            let plain = Conditions::default();
-            let conditions = match terms {
-                Terms::Download(conditions) => conditions,
-                Terms::Plain => &plain,
-            };
-            let (head, range) = conditions.judge(&file);
-            return match range.filter(|range| !range.is_empty() && !conditions.head_only) {
-                Some(range) => Outcome::File { head, path, range },
-                None => Outcome::Response(head),
-            };
+        Ok(Answer::File { path, file }) => return download(terms, &file, |_| ReadFrom::Path(path)),
+        Ok(Answer::Remote { remote, file }) => {
+            let name = file.name.clone();
+            let remote = Box::new(remote);
+            return download(terms, &file, |rest| ReadFrom::Remote { remote, name, rest });
         }
+        // Nobody asks for these from here.
+        Ok(Answer::Written | Answer::Uploads(_) | Answer::Upload(_)) => unavailable(),
         Err(why) => refusal(terms, why),
     };
     Outcome::Response(response)
+}
+
+/// `from`: where so many octets come from.
+fn download(terms: &Terms, file: &FileEntry, from: impl FnOnce(u64) -> ReadFrom) -> Outcome {
+    let plain = Conditions::default();
+    let conditions = match terms {
+        Terms::Download(conditions) => conditions,
+        Terms::Plain => &plain,
+    };
+    let (head, range) = conditions.judge(file);
+    match range.filter(|range| !range.is_empty() && !conditions.head_only) {
+        Some(range) => Outcome::File { head, from: from(range.end - range.start), range },
+        None => Outcome::Response(head),
+    }
 }
 
 fn refusal(terms: &Terms, why: Unavailable) -> Response {
@@ -134,6 +143,10 @@ fn refusal(terms: &Terms, why: Unavailable) -> Response {
         Unavailable::Files => {
             let detail = "The files of the recording could not be deleted. Some of them may be gone.";
             Response::problem(500, "storage_failed", "Storage failed", detail)
+        }
+        Unavailable::Store => {
+            let detail = "The store has files of the recording that could not be deleted. It can be deleted again.";
+            Response::problem(502, "storage_failed", "Storage failed", detail)
         }
     }
 }
@@ -153,6 +166,11 @@ pub fn too_many_downloads() -> Response {
 pub fn file_not_found() -> Response {
     let detail = "The recording has no such file, or does not have it yet.";
     Response::problem(404, "file_not_found", "File not found", detail)
+}
+
+/// The store has it, and gives it to whoever comes with this URL; for a while, so nobody is to keep it.
+pub fn file_elsewhere(url: String) -> Response {
+    Response::empty(302).header("Location", url).header("Cache-Control", "no-store")
 }
 
 /// It is there and cannot be read.
@@ -335,8 +353,12 @@ struct File<'a> {
     size: u64,
     sha256: &'a str,
     media: Option<&'a MediaSummary>,
-    /// On this server.
+    /// On this server, wherever it lives.
     url: String,
+    /// `local`, `storage` or `both`.
+    location: &'static str,
+    /// Where it is in the store: `s3://…`, `gs://…`, or one of HTTPS.
+    storage_url: Option<&'a str>,
 }
 
 impl<'a> Recording<'a> {
@@ -377,6 +399,12 @@ impl<'a> File<'a> {
                 entry.recording.as_str(),
                 percent_encode(&file.name)
             ),
+            location: match &file.remote {
+                None => "local",
+                Some(remote) if remote.is_only => "storage",
+                Some(_) => "both",
+            },
+            storage_url: file.remote.as_ref().map(|remote| remote.url.as_str()),
         }
     }
 }
@@ -397,6 +425,7 @@ mod tests {
             size,
             sha256: "abc".into(),
             media: None,
+            remote: None,
         }
     }
 
@@ -488,6 +517,40 @@ mod tests {
         let terms = Terms::Download(Box::default());
         let Outcome::Response(response) = outcome(&terms, Ok(answer)) else { panic!("nothing follows") };
         assert_eq!((response.status, response.follows), (200, Some(0)));
+    }
+
+    /// What only the store has is answered as what is here, up to where the octets come from.
+    #[test]
+    fn files_of_the_store() {
+        use crate::recording::library::Remote;
+        let url = "s3://bucket/call/r/recording.webm".to_owned();
+        let remote = Remote { provider: "s3".into(), key: "call/r/recording.webm".into(), url, is_only: true };
+        let ask = |fields: &[(&str, &str)], head_only| {
+            let mut headers = Headers::default();
+            for (name, value) in fields {
+                headers.push(name, value.as_bytes());
+            }
+            let terms = Terms::Download(Box::new(Conditions::new(head_only, &headers)));
+            outcome(&terms, Ok(Answer::Remote { remote: remote.clone(), file: file(10) }))
+        };
+        let Outcome::File { head, from: ReadFrom::Remote { rest, name, .. }, range } =
+            ask(&[("range", "bytes=2-5")], false)
+        else {
+            panic!("octets of the store")
+        };
+        assert_eq!((head.status, rest, name.as_str(), range), (206, 4, "recording.webm", 2..6));
+        for (fields, head_only, status) in [
+            (&[][..], true, 200),
+            (&[("if-none-match", "\"abc\"")], false, 304),
+            (&[("range", "bytes=10-")], false, 416),
+        ] {
+            let Outcome::Response(response) = ask(fields, head_only) else { panic!("the store is not asked") };
+            assert_eq!(response.status, status);
+        }
+        let response = file_elsewhere("https://bucket.example/x?signature=s".into());
+        let field = |name: &str| response.headers.iter().find(|(of, _)| of == name).map(|(_, value)| value.as_str());
+        assert_eq!((response.status, field("Cache-Control")), (302, Some("no-store")));
+        assert_eq!(field("Location"), Some("https://bucket.example/x?signature=s"));
     }
 
     #[test]

@@ -1,14 +1,16 @@
 //! What is kept about recordings, what may be asked about them, and what is answered. Plain values: the database thread answers,
 //! [`crate::http`] puts it into words.
 
+use std::fmt;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
 use super::block::Quality;
+use super::upload::{Change, Unfinished};
 use crate::base::{RecordingId, RoomId, UserId};
 
 /// Where a recording stands (interface.md §3).
@@ -83,7 +85,7 @@ pub struct Entry {
     pub size: u64,
     /// It was repaired after a crash.
     pub recovered: bool,
-    /// Why it failed.
+    /// Why it failed; or, while it is uploaded, why that does not go on.
     pub error: Option<String>,
     /// Below `RECORDING_OUTPUT_DIR`: `<callId>/<recordingId>`.
     pub directory: PathBuf,
@@ -105,6 +107,22 @@ pub struct FileEntry {
     pub sha256: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub media: Option<MediaSummary>,
+    /// Where else than on this machine it is. The recording's own files do not say so, since they are uploaded before.
+    #[serde(skip)]
+    pub remote: Option<Remote>,
+}
+
+/// A file in a store of objects.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Remote {
+    /// `s3`, `gcs` or `vercel-blob`.
+    pub provider: String,
+    pub key: String,
+    /// Without signature: `s3://bucket/key`, `gs://bucket/key`, or one of HTTPS.
+    pub url: String,
+    /// There is no local copy.
+    pub is_only: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -176,7 +194,32 @@ pub struct TrackSummary {
 /// To the database thread.
 pub enum Request {
     Update(Update),
-    Ask { inquiry: Inquiry, reply: ReplyTo },
+    Ask {
+        inquiry: Inquiry,
+        reply: ReplyTo,
+    },
+    /// To be written now: the answer is [`Answer::Written`], or that nothing was.
+    Write {
+        change: Box<Change>,
+        reply: ReplyTo,
+    },
+    /// Whoever uploads is there, and does from now on what deleting needs of a store.
+    Uploader(Uploader),
+    /// What came of a [`Deletion`]. Errors: for people.
+    Deleted {
+        recording: RecordingId,
+        result: Result<(), String>,
+    },
+}
+
+/// Takes a [`Deletion`] to whoever uploads; it comes back when there are too many. Must not block.
+pub type Uploader = Arc<dyn Fn(Deletion) -> Result<(), Box<Deletion>> + Send + Sync>;
+
+/// To whoever uploads: everything of a recording that is in the store has to go, and nothing more is to be sent. The answer is
+/// [`Request::Deleted`].
+#[derive(Debug)]
+pub struct Deletion {
+    pub entry: Entry,
 }
 
 /// Takes the answer to where it was asked; called once, on the thread that answers. It must not block.
@@ -221,6 +264,19 @@ pub enum Inquiry {
         room: RoomId,
         recording: RecordingId,
     },
+    /// Uploads that are to go on, in order, after one of them; at most `limit`.
+    Uploads {
+        after: Option<RecordingId>,
+        limit: usize,
+    },
+    /// What is known of the upload of one, whatever its state.
+    UploadOf {
+        recording: RecordingId,
+    },
+    /// Recordings that are to be uploaded (again): these, or all whose upload was given up. Answered with those that will be.
+    Upload {
+        recordings: Option<Vec<RecordingId>>,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -235,7 +291,15 @@ pub enum Answer {
         path: PathBuf,
         file: FileEntry,
     },
+    /// A file that only the store has.
+    Remote {
+        remote: Remote,
+        file: FileEntry,
+    },
     Deleted,
+    Written,
+    Uploads(Vec<Unfinished>),
+    Upload(Vec<Entry>),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -250,6 +314,8 @@ pub enum Unavailable {
     Database,
     /// Its files could not be deleted; some of them may be gone.
     Files,
+    /// The store has files of it that could not be deleted; it is listed, and can be deleted again.
+    Store,
 }
 
 /// To the threads that read files for downloads: a piece of a file.
@@ -269,6 +335,25 @@ pub enum ReadFrom {
     Path(PathBuf),
     /// One that an earlier piece came from.
     Open(Arc<OwnedFd>),
+    /// One of the store. `rest`: octets that will be read from the offset of the first piece on.
+    Remote { remote: Box<Remote>, name: String, rest: u64 },
+    /// One of the store from which an earlier piece came.
+    Stream(Arc<Stream>),
+}
+
+/// A file of the store that is being read.
+pub struct Stream {
+    pub remote: Remote,
+    /// Where it ends, of the file.
+    pub end: u64,
+    /// What comes next, and where in the file that is; `None` after a failure.
+    pub open: Mutex<Option<(u64, Box<dyn std::io::Read + Send>)>>,
+}
+
+impl fmt::Debug for Stream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stream").field("remote", &self.remote).field("end", &self.end).finish_non_exhaustive()
+    }
 }
 
 /// A piece of a file.
@@ -277,15 +362,18 @@ pub struct Piece {
     /// As many as were asked for.
     pub octets: Vec<u8>,
     /// To read on from.
-    pub file: Arc<OwnedFd>,
+    pub from: ReadFrom,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Why there is no piece.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Unreadable {
     /// It is not there.
     Missing,
-    /// It is shorter than it should be, or the disk does not give it.
+    /// It is shorter than it should be, or the disk or store does not give it.
     Failed,
+    /// The store gives it to whoever has this URL, for a while.
+    Elsewhere(String),
 }
 
 /// Octets of a piece. Larger ones cost memory per download, smaller ones more trips between threads.

@@ -147,7 +147,7 @@ pub fn file(name: &str, kind: FileKind, size: u64, sha256: String) -> FileEntry 
         FileKind::Call | FileKind::Participant => "application/octet-stream",
     };
     let (name, content_type) = (name.to_owned(), content_type.to_owned());
-    FileEntry { name, kind, content_type, participant: None, size, sha256, media: None }
+    FileEntry { name, kind, content_type, participant: None, size, sha256, media: None, remote: None }
 }
 
 fn users(names: &[String]) -> Vec<UserId> {

@@ -33,6 +33,7 @@ pub mod manifest;
 pub mod metadata;
 pub mod names;
 pub mod speakers;
+pub mod upload;
 
 pub use block::{Block, Description, Note, Payload, Quality};
 pub use recorder::{Config, Recorder};

@@ -1,5 +1,6 @@
 //! Octets of files for those who download them: two threads that open files and read pieces of them, so that no event loop waits
-//! for a disk. They know neither connections nor recordings.
+//! for a disk; and some more for what only a store has, so that no disk waits for a network. They know neither connections nor
+//! recordings.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -12,7 +13,9 @@ use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-use crate::base::queue::{Sender, bounded};
+use super::remote;
+use super::store::Store;
+use crate::base::queue::{Full, Sender, bounded};
 use crate::recording::library::{PIECE_MAX, Piece, Read, ReadFrom, Unreadable};
 
 /// The running threads. They end when all senders are gone.
@@ -22,11 +25,31 @@ pub struct Files {
 
 impl Files {
     pub fn start() -> io::Result<Files> {
+        Files::start_with(None)
+    }
+
+    /// The same, and reads what only the store has.
+    pub fn start_with(store: Option<Arc<dyn Store>>) -> io::Result<Files> {
         let (queue, reads) = bounded::<Read>(QUEUE);
+        let remote = store.map(start_remote).transpose()?;
         let reads = Arc::new(Mutex::new(reads));
         for number in 0..THREADS {
-            let reads = reads.clone();
-            thread::Builder::new().name(format!("files-{number}")).spawn(move || work(&reads))?;
+            let (reads, remote) = (reads.clone(), remote.clone());
+            thread::Builder::new().name(format!("files-{number}")).spawn(move || {
+                work(&reads, |Read { from, offset, length, reply }| match from {
+                    ReadFrom::Remote { .. } | ReadFrom::Stream(_) => {
+                        let read = Read { from, offset, length, reply };
+                        let sent = match &remote {
+                            Some(remote) => remote.try_send(read),
+                            None => Err(Full(read)),
+                        };
+                        if let Err(Full(Read { reply, .. })) = sent {
+                            reply(Err(Unreadable::Failed));
+                        }
+                    }
+                    ReadFrom::Path(_) | ReadFrom::Open(_) => reply(read(from, offset, length)),
+                });
+            })?;
         }
         Ok(Files { queue })
     }
@@ -37,12 +60,26 @@ impl Files {
     }
 }
 
-fn work(reads: &Mutex<Receiver<Read>>) {
+fn start_remote(store: Arc<dyn Store>) -> io::Result<Sender<Read>> {
+    let (queue, reads) = bounded::<Read>(QUEUE);
+    let reads = Arc::new(Mutex::new(reads));
+    for number in 0..REMOTE_THREADS {
+        let (reads, store) = (reads.clone(), store.clone());
+        thread::Builder::new().name(format!("files-remote-{number}")).spawn(move || {
+            work(&reads, |Read { from, offset, length, reply }| {
+                reply(remote::read(&*store, from, offset, length));
+            });
+        })?;
+    }
+    Ok(queue)
+}
+
+fn work(reads: &Mutex<Receiver<Read>>, mut answer: impl FnMut(Read)) {
     loop {
         // One waits for what comes, the other for its turn to wait.
         let next = reads.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(Read { from, offset, length, reply }) = next else { return };
-        if catch_unwind(AssertUnwindSafe(|| reply(read(from, offset, length)))).is_err() {
+        let Ok(next) = next else { return };
+        if catch_unwind(AssertUnwindSafe(|| answer(next))).is_err() {
             tracing::error!("a thread that reads files panicked, and goes on");
         }
     }
@@ -52,13 +89,14 @@ fn read(from: ReadFrom, offset: u64, length: usize) -> Result<Piece, Unreadable>
     let result = match &from {
         ReadFrom::Path(path) => open(path).and_then(|file| Ok((piece(&file, offset, length)?, Arc::new(file.into())))),
         ReadFrom::Open(open) => piece(&borrowed(open), offset, length).map(|octets| (octets, open.clone())),
+        ReadFrom::Remote { .. } | ReadFrom::Stream(_) => Err(io::ErrorKind::Unsupported.into()),
     };
     match result {
-        Ok((octets, file)) => Ok(Piece { octets, file }),
+        Ok((octets, file)) => Ok(Piece { octets, from: ReadFrom::Open(file) }),
         Err(error) => {
             match from {
                 ReadFrom::Path(path) => tracing::warn!(path = %path.display(), %error, "a file cannot be read"),
-                ReadFrom::Open(_) => tracing::warn!(offset, %error, "a file cannot be read to its end"),
+                _ => tracing::warn!(offset, %error, "a file cannot be read to its end"),
             }
             Err(if error.kind() == io::ErrorKind::NotFound { Unreadable::Missing } else { Unreadable::Failed })
         }
@@ -85,13 +123,14 @@ fn piece(file: &File, offset: u64, length: usize) -> io::Result<Vec<u8>> {
 
 /// As many disks as are read at once. More would help only where they are slow each for itself.
 const THREADS: usize = 2;
-/// Pieces that wait.
+/// Each reads one stream at a time, and gives it back after a piece.
+const REMOTE_THREADS: usize = 4;
+/// Pieces that wait, of either kind.
 const QUEUE: usize = 256;
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::queue::Full;
     use std::path::PathBuf;
     use std::sync::mpsc;
     use std::time::Duration;
@@ -124,7 +163,7 @@ mod tests {
         assert_eq!(first.octets, content[..10]);
         // The file that was opened is read on, also when its name is gone.
         std::fs::remove_file(&path).unwrap();
-        let open = ReadFrom::Open(first.file);
+        let open = first.from;
         assert_eq!(ask(&files, open.clone(), 99_000, 1_000).unwrap().octets, content[99_000..]);
         assert_eq!(ask(&files, open, 99_001, 1_000).unwrap_err(), Unreadable::Failed, "it is shorter");
         assert_eq!(ask(&files, ReadFrom::Path(path), 0, 10).unwrap_err(), Unreadable::Missing);

@@ -56,6 +56,10 @@ pub fn run(shared: &Arc<Shared>, tasks: &Receiver<Task>) {
                 }
                 if let Some(directory) = found.pop_front().filter(|_| !shared.is_stopping()) {
                     look_at(shared, directory);
+                    // Uploads of which the database was told meanwhile.
+                    if let Some(uploads) = shared.uploads.as_ref().filter(|_| found.is_empty()) {
+                        uploads.rescan();
+                    }
                 }
             }
         }
@@ -85,13 +89,30 @@ fn guarded(shared: &Shared, job: Job) {
             entry
         }
     };
-    shared.outbox.save(&entry);
+    let Some(entry) = hand_over(shared, entry, Some(worker)) else { return };
     let what = match entry.status {
         Status::Completed => NoticeKind::Completed { duration_ms: entry.duration_ms, size: entry.size },
         _ => NoticeKind::Failed { error: entry.error.clone().unwrap_or_default() },
     };
     tracing::info!(recording = %entry.recording, status = entry.status.as_str(), error = entry.error, "recording done");
     (shared.notice)(worker, Notice { room: entry.room.clone(), recording: entry.recording.clone(), what });
+}
+
+/// Says what became of a recording. `None`: it has to be uploaded before it is completed, and whoever does that says so.
+fn hand_over(shared: &Shared, entry: Entry, worker: Option<WorkerId>) -> Option<Entry> {
+    let Some(uploads) = &shared.uploads else {
+        shared.outbox.save(&entry);
+        return Some(entry);
+    };
+    if entry.status == Status::Completed {
+        let entry = Entry { status: Status::Uploading, progress: 0.0, ..entry };
+        shared.outbox.save(&entry);
+        uploads.ended(&entry, worker);
+        return None;
+    }
+    shared.outbox.save(&entry);
+    uploads.nothing(&entry.recording);
+    Some(entry)
 }
 
 /// `None`: there is no time for it.
@@ -180,16 +201,21 @@ fn look_at(shared: &Shared, directory: PathBuf) {
     match (&outcome, entry) {
         // One that is recorded or about to be finished has its say itself.
         (Outcome::InUse | Outcome::Cancelled, _) => {}
-        (Outcome::Complete, Some(entry)) => {
+        (Outcome::Complete, Some(mut entry)) => {
+            let is_stored = entry.files.iter().all(|file| file.remote.is_some());
+            if shared.uploads.is_some() && !is_stored && entry.status == Status::Completed {
+                // Where nothing is known of it, nothing is known of an upload either.
+                (entry.status, entry.progress) = (Status::Uploading, 0.0);
+            }
             if !shared.outbox.found(Box::new(entry), FOUND_WITHIN) {
                 tracing::warn!(directory = %directory.display(), "the database does not take a recording that was found");
             }
         }
         (Outcome::Failed(error), entry) => {
             tracing::warn!(directory = %directory.display(), error, "a recording cannot be repaired");
-            entry.iter().for_each(|entry| shared.outbox.save(entry));
+            entry.into_iter().for_each(|entry| drop(hand_over(shared, entry, None)));
         }
-        (_, entry) => entry.iter().for_each(|entry| shared.outbox.save(entry)),
+        (_, entry) => entry.into_iter().for_each(|entry| drop(hand_over(shared, entry, None))),
     }
 }
 

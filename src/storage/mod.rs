@@ -7,14 +7,15 @@
 //! - [`finisher`]: the one that does what comes after: [`finish`] with [`parts`], [`poster`] and [`source`], and [`repair`]
 //! - [`journal`]: the manifest, and the lock on a recording
 //! - [`outbox`]: what the database is to know, kept until it takes it
-//! - [`disk`], [`files`]: directories and free space; octets for downloads
-//! - [`store`], [`cloud`]: what an upload asks of a store of objects, and the stores there are
+//! - [`store`]: what a store of objects has to do, and [`cloud`]: the stores there are; [`upload`]: how a recording gets into one; [`uploader`]: the threads that do it
+//! - [`disk`], [`files`], [`remote`]: directories and free space; octets for downloads, of files here and of objects
 //!
 //! ```text
 //!   shards ──Feed──► thread ──► recording.webm, manifest.jsonl
 //!      ▲               │ Job
 //!      └──Notice─── finisher ──► files of participants, metadata.json
-//!                      └──Update──► db
+//!                      │ └──Update──► db ◄─────┐
+//!                      └──────────► uploader ──┴─► store
 //! ```
 
 pub mod cloud;
@@ -28,13 +29,17 @@ pub mod machine;
 pub mod outbox;
 pub mod parts;
 pub mod poster;
+pub mod provider;
 pub mod recorder;
+pub mod remote;
 pub mod repair;
 pub mod source;
 #[cfg(test)]
 mod standin;
 pub mod store;
 pub mod thread;
+pub mod upload;
+pub mod uploader;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

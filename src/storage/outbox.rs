@@ -36,6 +36,11 @@ impl Outbox {
         }
     }
 
+    /// Whether something about it waits.
+    pub fn holds(&self, recording: &RecordingId) -> bool {
+        self.waiting().contains_key(recording)
+    }
+
     /// Waits for room, for at most so long. Whether it was taken.
     pub fn found(&self, entry: Box<Entry>, within: Duration) -> bool {
         let deadline = Instant::now() + within;

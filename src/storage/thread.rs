@@ -371,6 +371,9 @@ impl<M: Machine> Session<M> {
         let (config, entry) = (&context.shared.config, &mut *context.entry);
         (entry.duration_ms, entry.size) = (self.live.duration_ms(), self.live.size());
         context.shared.outbox.progress(&entry.recording, entry.duration_ms, entry.size, 0.0);
+        if let Some(uploads) = &context.shared.uploads {
+            uploads.grown(&entry.recording, &entry.directory, &self.live.name(), self.live.stable_len());
+        }
         if now >= self.next_quality {
             self.next_quality = now + QUALITY_EVERY;
             self.note_qualities()?;

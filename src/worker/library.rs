@@ -27,7 +27,8 @@ impl Worker {
         let mailbox = self.own_mailbox();
         let Some(conn) = self.conn_mut(key) else { return };
         let Asked { inquiry, terms } = asked;
-        let waiting = Waiting { number, until: now + ANSWER_WITHIN, head_only, headers, terms: Some(terms) };
+        let within = if matches!(inquiry, Inquiry::Delete { .. }) { DELETED_WITHIN } else { ANSWER_WITHIN };
+        let waiting = Waiting { number, until: now + within, head_only, headers, terms: Some(terms) };
         conn.waiting = Some(waiting);
         let reply = Box::new(move |answer| {
             // Full: the request waits in vain, and is told so.
@@ -60,7 +61,7 @@ impl Worker {
         let Some(terms) = &waiting.terms else { return };
         match recordings::outcome(terms, answer) {
             Outcome::Response(response) => self.respond_waiting(now, key, waiting, response),
-            Outcome::File { head, path, range } => {
+            Outcome::File { head, from, range } => {
                 if self.downloads >= DOWNLOADS_MAX {
                     return self.respond_waiting(now, key, waiting, recordings::too_many_downloads());
                 }
@@ -69,7 +70,7 @@ impl Worker {
                 let Protocol::Http(http) = &conn.protocol else { return };
                 let keep_alive = http.keep_alive();
                 conn.download = Some(Box::new(Download {
-                    from: ReadFrom::Path(path),
+                    from,
                     rest: range,
                     head: Some(head),
                     keep_alive,
@@ -97,6 +98,10 @@ impl Worker {
         }
         let (from, offset) = (download.from.clone(), download.rest.start);
         let length = (download.rest.end - offset).min(PIECE) as usize;
+        let within = match from {
+            ReadFrom::Path(_) | ReadFrom::Open(_) => PIECE_WITHIN,
+            ReadFrom::Remote { .. } | ReadFrom::Stream(_) => REMOTE_PIECE_WITHIN,
+        };
         let number = self.question_number();
         let mailbox = self.own_mailbox();
         let reply = Box::new(move |piece| {
@@ -106,7 +111,7 @@ impl Worker {
         let sent = self.files.as_ref().map(|files| files.try_send(Read { from, offset, length, reply }));
         let Some(download) = self.conn_mut(key).and_then(|conn| conn.download.as_mut()) else { return };
         match sent {
-            Some(Ok(())) => download.asked = Some((number, now + PIECE_WITHIN)),
+            Some(Ok(())) => download.asked = Some((number, now + within)),
             Some(Err(_)) => download.again = Some(now + READ_AGAIN),
             None => self.give_up_download(now, key, Unreadable::Failed),
         }
@@ -117,11 +122,11 @@ impl Worker {
         let is_awaited = |download: &&mut Box<Download>| download.asked.is_some_and(|(asked, _)| asked == number);
         let Some(download) = download.filter(is_awaited) else { return };
         download.asked = None;
-        let Piece { octets, file } = match piece {
+        let Piece { octets, from } = match piece {
             Ok(piece) => piece,
             Err(why) => return self.give_up_download(now, key, why),
         };
-        download.from = ReadFrom::Open(file);
+        download.from = from;
         download.rest.start += octets.len() as u64;
         let keep_alive = download.keep_alive;
         let is_whole = download.rest.is_empty();
@@ -145,6 +150,7 @@ impl Worker {
                 let response = match why {
                     Unreadable::Missing => recordings::file_not_found(),
                     Unreadable::Failed => recordings::file_failed(),
+                    Unreadable::Elsewhere(url) => recordings::file_elsewhere(url),
                 };
                 let response = with_cors_of(&head, response);
                 self.respond(now, key, &response, false, true);
@@ -198,4 +204,8 @@ const PIECE: u64 = 128 * 1024;
 const DOWNLOADS_MAX: usize = 256;
 /// A disk that needs longer for a piece is not going to bring it.
 const PIECE_WITHIN: Duration = Duration::from_secs(10);
+/// The same of a store, which may have to be reached first.
+const REMOTE_PIECE_WITHIN: Duration = Duration::from_secs(30);
+/// A store may be asked to delete each file of a recording.
+const DELETED_WITHIN: Duration = Duration::from_secs(60);
 const READ_AGAIN: Duration = Duration::from_millis(20);

@@ -101,6 +101,7 @@ fn file(name: &str, size: u64) -> FileEntry {
         size,
         sha256: "5a".repeat(32),
         media: Some(MediaSummary { duration_ms: 1_500, tracks: Vec::new() }),
+        remote: None,
     }
 }
 

@@ -1,7 +1,7 @@
 //! Starts the threads of recordings, hands them what shards send, and stops them.
 //!
 //! A recording stays on one of the threads that record. One more thread finishes and repairs, one sees to it that what was
-//! written reaches the disk.
+//! written reaches the disk, and some upload where there is a store.
 
 use std::hash::{Hash, Hasher};
 use std::io;
@@ -18,6 +18,7 @@ use super::live::Room;
 use super::machine::{Machine, Recorder};
 use super::outbox::Outbox;
 use super::thread::{SyncTask, Thread, sync};
+use super::uploader::{self, Uploads};
 use crate::base::queue::{Full, Sender, bounded};
 use crate::base::{RecordingId, WorkerId};
 use crate::config;
@@ -43,6 +44,8 @@ pub struct Config {
     pub free: fn(&Path) -> io::Result<u64>,
     /// See there.
     pub room: Room,
+    /// Recordings go into a store as well.
+    pub upload: Option<uploader::Config>,
 }
 
 impl Config {
@@ -56,6 +59,7 @@ impl Config {
             free_min: config.recording.min_free_disk,
             free: disk::free,
             room: Room::default(),
+            upload: None,
         }
     }
 
@@ -87,7 +91,9 @@ pub type NoticeTo = dyn Fn(WorkerId, Notice) + Send + Sync;
 pub struct Shared {
     pub config: Config,
     pub notice: Arc<NoticeTo>,
-    pub outbox: Outbox,
+    pub outbox: Arc<Outbox>,
+    /// `None`: recordings stay here.
+    pub uploads: Option<uploader::Handle>,
     pub finisher: Sender<Task>,
     pub syncer: Sender<SyncTask>,
     /// Recordings that are made.
@@ -148,6 +154,7 @@ pub struct Recorders {
     /// Nothing comes; they are over when whoever could send is gone.
     recording: Receiver<()>,
     finishing: Receiver<()>,
+    uploads: Option<Uploads>,
 }
 
 impl Recorders {
@@ -161,13 +168,17 @@ impl Recorders {
         notice: Arc<NoticeTo>,
         library: Sender<Request>,
     ) -> io::Result<Recorders> {
+        let outbox = Arc::new(Outbox::new(library.clone()));
+        let start = |config| Uploads::start(config, library, outbox.clone(), notice.clone());
+        let uploads = config.upload.clone().map(start).transpose()?;
         let (finisher, tasks) = bounded(FINISHER_QUEUE);
         let (syncer, syncs) = bounded(SYNC_QUEUE);
         let threads = config.threads.max(1);
         let shared = Arc::new(Shared {
             config,
             notice,
-            outbox: Outbox::new(library),
+            outbox,
+            uploads: uploads.as_ref().map(Uploads::handle),
             finisher,
             syncer,
             count: AtomicUsize::new(0),
@@ -193,7 +204,7 @@ impl Recorders {
             finisher::run(&of_finisher, &tasks);
             drop(is_finishing);
         })?;
-        Ok(Recorders { handle: Handle { queues: queues.into() }, shared, recording, finishing })
+        Ok(Recorders { handle: Handle { queues: queues.into() }, shared, recording, finishing, uploads })
     }
 
     pub fn handle(&self) -> Handle {
@@ -216,6 +227,9 @@ impl Recorders {
         if !is_over {
             tracing::warn!("recordings are not finished; the next start does that");
             wait(&self.finishing, Instant::now() + GRACE);
+        }
+        if let Some(uploads) = self.uploads {
+            uploads.stop(deadline.min(Instant::now() + GRACE));
         }
         // The database may be gone already.
         let deadline = deadline.min(Instant::now() + GRACE);

@@ -42,6 +42,7 @@ impl Bench {
             free_min: 0,
             free: |_| Ok(u64::MAX),
             room: Room::default(),
+            upload: None,
         };
         change(&mut config);
         let (tell, notices) = channel();

@@ -15,6 +15,7 @@ use super::disk;
 use super::finish::{Error, Finish, call_file, finish};
 use super::journal::{Journal, OpenError};
 use super::live::Room;
+use super::upload::sidecar;
 use crate::base::{RecordingId, RoomId};
 use crate::recording::library::{Entry, Status};
 use crate::recording::manifest::{self, Extent, Line, ms};
@@ -183,7 +184,8 @@ fn complete_entry(root: &Path, directory: &Path) -> Option<(Entry, bool)> {
     File::open(path).ok()?.take(METADATA_MAX).read_to_end(&mut bytes).ok()?;
     let metadata: Metadata = serde_json::from_slice(&bytes).ok()?;
     let sha256 = names::hex(&openssl::sha::sha256(&bytes));
-    let entry = metadata.to_entry(bytes.len() as u64, sha256)?;
+    let mut entry = metadata.to_entry(bytes.len() as u64, sha256)?;
+    sidecar::apply(&root.join(directory), &mut entry);
     (entry.directory == directory).then_some((entry, metadata.incomplete))
 }
 
