@@ -13,6 +13,7 @@ Usage:
   webrtc-engine config check [flags]   print the effective configuration
   webrtc-engine recordings list        what is in RECORDING_OUTPUT_DIR
   webrtc-engine recordings repair      complete what a crash cut off
+  webrtc-engine recordings upload      send to the store what is not there
 
   --config FILE   TOML file (also WEBRTC_ENGINE_CONFIG)
   -h, --help      this, also after a command
@@ -39,20 +40,23 @@ Prints every setting with where its value came from, secrets masked. Exit code 2
 All settings of `webrtc-engine --help` are taken.
 ";
 
-const RECORDINGS: &str = "Usage: webrtc-engine recordings list|repair [flags]
+const RECORDINGS: &str = "Usage: webrtc-engine recordings list|repair|upload [flags]
 
   list     prints every recording in RECORDING_OUTPUT_DIR, and changes nothing
   repair   completes those that a crash cut off, as a server does when it starts; exit code 1 when one cannot be.
            What a running server is at is left alone.
+  upload [ID...|--all-failed]
+           sends what is unfinished to RECORDING_STORAGE_PROVIDER, and these recordings, or all whose upload was given
+           up; exit code 1 when one cannot be. No server may run on DATA_DIR.
 
-All settings of `webrtc-engine --help` are taken; RECORDING_OUTPUT_DIR is the one that matters.
+All settings of `webrtc-engine --help` are taken.
 ";
 
 pub(super) fn text(command: Command) -> String {
     match command {
         Command::Token => TOKEN.to_owned(),
         Command::ConfigCheck => CONFIG.to_owned(),
-        Command::RecordingsList | Command::RecordingsRepair => RECORDINGS.to_owned(),
+        Command::RecordingsList | Command::RecordingsRepair | Command::RecordingsUpload => RECORDINGS.to_owned(),
         Command::Serve => {
             let mut help = INTRO.to_owned();
             help.push_str("\nEvery setting is a flag, an environment variable and a key of the file, in this order of strength:\n");

@@ -7,6 +7,7 @@ pub mod data_dir;
 mod help;
 mod recordings;
 mod serve;
+mod upload;
 
 use std::ffi::OsString;
 use std::fmt;
@@ -94,6 +95,7 @@ enum Command {
     ConfigCheck,
     RecordingsList,
     RecordingsRepair,
+    RecordingsUpload,
 }
 
 const COMMAND_FLAGS: &[CommandFlag] = &[
@@ -102,6 +104,7 @@ const COMMAND_FLAGS: &[CommandFlag] = &[
     CommandFlag { long: "role", short: None, takes_value: true },
     CommandFlag { long: "room", short: None, takes_value: true },
     CommandFlag { long: "ttl", short: None, takes_value: true },
+    CommandFlag { long: "all-failed", short: None, takes_value: false },
 ];
 
 fn run(args: Vec<OsString>, env: Vec<(OsString, OsString)>, out: &mut dyn Write) -> Result<(), Failure> {
@@ -129,6 +132,10 @@ fn run(args: Vec<OsString>, env: Vec<(OsString, OsString)>, out: &mut dyn Write)
         Command::ConfigCheck => config_check(&loaded, out),
         Command::RecordingsList => recordings::list(&loaded.config, out),
         Command::RecordingsRepair => recordings::repair(&loaded.config, out),
+        Command::RecordingsUpload => {
+            let words: Vec<&str> = loaded.rest.iter().filter_map(Rest::word).skip(2).collect();
+            upload::upload(&loaded.config, upload::Which::parse(&words, !flags.is_empty())?, out)
+        }
         Command::Serve => {
             log::init(&loaded.config.log);
             serve::serve(prepare(loaded)?).map_err(|e| Failure::Failed(e.to_string()))
@@ -154,11 +161,10 @@ fn split(rest: &[Rest]) -> Result<(Command, CommandValues), Failure> {
         ["recordings", "list"] => Command::RecordingsList,
         ["recordings", "repair"] => Command::RecordingsRepair,
         ["recordings"] => {
-            return Err(Failure::Usage("recordings: say `recordings list` or `recordings repair`".to_owned()));
+            let say = "recordings: say `recordings list`, `recordings repair` or `recordings upload`";
+            return Err(Failure::Usage(say.to_owned()));
         }
-        ["recordings", "upload"] => {
-            return Err(Failure::Usage("recordings upload: uploads are not available yet".to_owned()));
-        }
+        ["recordings", "upload", ..] => Command::RecordingsUpload,
         ["config"] => return Err(Failure::Usage("config: say `config check`".to_owned())),
         ["serve" | "token", word, ..]
         | ["config", "check", word, ..]
@@ -169,10 +175,12 @@ fn split(rest: &[Rest]) -> Result<(Command, CommandValues), Failure> {
             return Err(Failure::Usage(format!("{}: unknown command; see --help", Safe(word))));
         }
     };
-    match flags.first() {
-        Some((name, _)) if command != Command::Token => {
-            Err(Failure::Usage(format!("--{name}: only `token` takes this flag")))
-        }
+    let owner = |name: &str| match name {
+        "all-failed" => (Command::RecordingsUpload, "recordings upload"),
+        _ => (Command::Token, "token"),
+    };
+    match flags.iter().find(|(name, _)| owner(name).0 != command) {
+        Some((name, _)) => Err(Failure::Usage(format!("--{name}: only `{}` takes this flag", owner(name).1))),
         _ => Ok((command, flags)),
     }
 }
@@ -386,7 +394,7 @@ mod tests {
         {
             let (code, out) = call(&["recordings", word, "--recording-output-dir", root], &[]);
             assert!(code == 0 && out.starts_with(expected), "{out}");
-            assert!(call(&["recordings", word, "--help"], &[]).1.contains("recordings list|repair"));
+            assert!(call(&["recordings", word, "--help"], &[]).1.contains("recordings list|repair|upload"));
         }
     }
 

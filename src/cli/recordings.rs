@@ -62,8 +62,14 @@ fn line(report: &Report) -> String {
     let directory = report.directory.to_string_lossy();
     let Some(entry) = &report.entry else { return Safe(&directory).to_string() };
     let seconds = entry.duration_ms / 1000;
+    let remotes: Vec<_> = entry.files.iter().filter_map(|file| file.remote.as_ref()).collect();
+    let place = match remotes.first() {
+        None => String::new(),
+        Some(remote) if remotes.iter().any(|remote| remote.is_only) => format!("  in {}", Safe(&remote.provider)),
+        Some(remote) => format!("  here and in {}", Safe(&remote.provider)),
+    };
     format!(
-        "{}  {}  {}  {}:{:02}:{:02}  {} files  {:.1} MB",
+        "{}  {}  {}  {}:{:02}:{:02}  {} files  {:.1} MB{place}",
         Safe(&directory),
         rfc3339(entry.started),
         entry.status.as_str(),

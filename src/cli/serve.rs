@@ -18,6 +18,7 @@ use super::{Prepared, ServeError};
 use crate::base::WorkerId;
 use crate::config::{Config, TlsFiles, VideoCodec};
 use crate::db::Database;
+use crate::db::deletion::Retention;
 use crate::http::api::{Api, DevMode};
 use crate::http::cors::Origins;
 use crate::jobs::{Done, Job, Jobs, certificate};
@@ -27,6 +28,7 @@ use crate::recording::feed::{Notice, NoticeKind};
 use crate::shard::{Mail, ShardConfig};
 use crate::storage::files::Files;
 use crate::storage::recorder::{self, NoticeTo, Recorders};
+use crate::storage::{provider, uploader};
 use crate::worker::udp::UdpSocket;
 use crate::worker::{self, Mailbox, Media, Totals, Worker, WorkerConfig, WorkerMail};
 
@@ -64,11 +66,20 @@ pub fn serve(prepared: Prepared) -> Result<(), ServeError> {
     }
     // Its directory is private, like everything that is kept of calls.
     let database = config.server.data_dir.join("webrtc-engine.db");
-    let database = Database::start(&database, &config.recording.output_dir).map_err(|e| fail("database", e))?;
-    let files = Files::start().map_err(|e| fail("files", e))?;
-    let recorders =
-        Recorders::start(recorder::Config::of(&config, workers), notice_to(mailboxes.clone()), database.sender())
-            .map_err(|e| fail("recorder threads", e))?;
+    let retention = Retention::days(config.recording.retention_days);
+    let database = Database::start_with(&database, &config.recording.output_dir, retention);
+    let database = database.map_err(|e| fail("database", e))?;
+    // Calls go on, and are recorded, whatever is wrong with the store.
+    let store = provider::open(&config.recording).unwrap_or_else(|error| {
+        tracing::error!("{error}; recordings stay on this machine");
+        None
+    });
+    let files = Files::start_with(store.clone()).map_err(|e| fail("files", e))?;
+    let recording = &config.recording;
+    let upload = store.map(|store| uploader::Config::new(store, &recording.output_dir, recording.keep_local));
+    let recorder = recorder::Config { upload, ..recorder::Config::of(&config, workers) };
+    let recorders = Recorders::start(recorder, notice_to(mailboxes.clone()), database.sender())
+        .map_err(|e| fail("recorder threads", e))?;
     let mut media_report = Vec::new();
     let mut threads = Vec::new();
     let mut ready = Vec::new();

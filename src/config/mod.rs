@@ -505,6 +505,15 @@ pub enum Rest {
     Flag(&'static str, String),
 }
 
+impl Rest {
+    pub fn word(&self) -> Option<&str> {
+        match self {
+            Rest::Word(word) => Some(word),
+            Rest::Flag(..) => None,
+        }
+    }
+}
+
 pub struct Loaded {
     pub config: Config,
     /// A line each, for the start.
