@@ -70,8 +70,7 @@ impl World {
         let room = RoomId::new("call").expect("a name");
         let count = source.byte().unwrap_or(0) % 4;
         let size = |source: &mut Source<'_>| u64::from(source.byte().unwrap_or(1)).max(1);
-        let mut files =
-            vec![metadata::file("recording.webm", FileKind::Call, size(source), "0".into())];
+        let mut files = vec![metadata::file("recording.webm", FileKind::Call, size(source), "0".into())];
         for number in 0..count {
             files.push(metadata::file(&format!("{number}.webm"), FileKind::Participant, size(source), "1".into()));
         }
@@ -111,7 +110,8 @@ impl World {
     fn machine(&mut self) -> Machine {
         let config = Config { provider: "fake", part_size: PART, keep_local: false };
         let directory = self.entry.directory.clone();
-        let known: BTreeSet<_> = self.saved.iter().flat_map(|upload| &upload.files).filter_map(|f| f.id.clone()).collect();
+        let known: BTreeSet<_> =
+            self.saved.iter().flat_map(|upload| &upload.files).filter_map(|f| f.id.clone()).collect();
         self.unheard.extend(self.uploads.keys().filter(|id| !known.contains(*id)).cloned());
         let mut machine = match self.saved.clone() {
             Some(upload) => Machine::resume(config, upload, directory, self.now, self.wall, 1),

@@ -14,6 +14,7 @@ use super::journal::Journal;
 use super::live::Room;
 use super::recorder::Shared;
 use super::repair::{self, Outcome, Report, Work};
+use super::upload::sidecar;
 use crate::base::WorkerId;
 use crate::recording::feed::{Notice, NoticeKind};
 use crate::recording::library::{Entry, Status};
@@ -105,7 +106,9 @@ fn hand_over(shared: &Shared, entry: Entry, worker: Option<WorkerId>) -> Option<
         return Some(entry);
     };
     if entry.status == Status::Completed {
-        let entry = Entry { status: Status::Uploading, progress: 0.0, ..entry };
+        let mut entry = Entry { status: Status::Uploading, progress: 0.0, ..entry };
+        // One that is completed once more has been there before, and most of it is the same.
+        sidecar::apply(&shared.config.directory.join(&entry.directory), &mut entry);
         shared.outbox.save(&entry);
         uploads.ended(&entry, worker);
         return None;

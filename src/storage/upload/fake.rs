@@ -112,7 +112,8 @@ pub fn apply(saved: &mut Option<Upload>, what: What) {
             upload.files.sort_by(|a, b| a.name.cmp(&b.name));
         }
         What::Part(_, name, part) => {
-            let file = upload.files.iter_mut().find(|file| file.name == name).expect("a file is there before its parts");
+            let file =
+                upload.files.iter_mut().find(|file| file.name == name).expect("a file is there before its parts");
             file.parts.retain(|known| known.number != part.number);
             file.parts.push(part);
             file.parts.sort_by_key(|part| part.number);

@@ -569,3 +569,26 @@ fn another_file_is_not_put_in_its_place() {
     assert_eq!(world.store.objects().len(), 0);
     assert!(world.entry.error.as_deref().is_some_and(|error| error.contains("is not the file")), "{:?}", world.entry);
 }
+
+/// A recording that lacked something is completed once more: what is the same is not sent again, and nothing is removed before.
+#[test]
+fn completed_once_more() {
+    let mut world = World::new("upload-again", &SIZES);
+    world.entry.error = Some("the disk has no room".into());
+    let mut machine = world.ended();
+    assert_eq!(world.drive(&mut machine), End::Over(Outcome::Completed));
+    assert_eq!(world.entry.error.as_deref(), Some("the disk has no room"));
+    assert_eq!(world.local().len(), SIZES.len() + 2, "all of it, and where it is");
+    let (puts, parts) = (world.store.count("put"), world.store.count("part"));
+    fs::write(world.path(names::METADATA), b"{ }").expect("room");
+    let mut before = world.local();
+    before.remove(sidecar::NAME);
+    let last = world.entry.files.last_mut().expect("metadata");
+    (last.size, last.sha256) = (3, names::hex(&openssl::sha::sha256(b"{ }")));
+    last.remote = None;
+    (world.entry.status, world.entry.error) = (Status::Uploading, None);
+    let mut machine = world.ended();
+    assert_eq!(world.drive(&mut machine), End::Over(Outcome::Completed));
+    world.check_completed(&before);
+    assert_eq!((world.store.count("put"), world.store.count("part")), (puts + 1, parts));
+}

@@ -1,4 +1,4 @@
-//! All uploads, what was said to them while somebody was at them, and whose turn it is. No thread and no clock.
+//! All uploads, what was said to them while somebody was at them, and whose turn it is. Nothing here waits or does any of it.
 
 use std::collections::BTreeMap;
 use std::path::Path;
