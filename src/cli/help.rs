@@ -33,9 +33,12 @@ Prints a token signed with JWT_SECRET, JWT_PRIVATE_KEY_FILE or the development s
 All settings of `webrtc-engine --help` are taken as well.
 ";
 
-const CONFIG: &str = "Usage: webrtc-engine config check [flags]
+const CONFIG: &str = "Usage: webrtc-engine config check [--storage] [flags]
 
 Prints every setting with where its value came from, secrets masked. Exit code 2 when something is wrong.
+
+  --storage   writes, reads back and deletes a small object where recordings are to be stored instead, and says in a
+              line what is wrong: credentials, clock, bucket, region, certificate or network. Exit code 1 then.
 
 All settings of `webrtc-engine --help` are taken.
 ";

@@ -22,6 +22,7 @@ use crate::config::{
     AuthConfig, CommandFlag, Config, ConfigError, Effective, Loaded, Rest, WORKERS_MAX, check_udp_ports, parse_duration,
 };
 use crate::log::{self, Safe};
+use crate::storage::{cloud, disk};
 use addresses::{MediaAddress, discover_addresses};
 use data_dir::DataDirLock;
 
@@ -105,6 +106,7 @@ const COMMAND_FLAGS: &[CommandFlag] = &[
     CommandFlag { long: "room", short: None, takes_value: true },
     CommandFlag { long: "ttl", short: None, takes_value: true },
     CommandFlag { long: "all-failed", short: None, takes_value: false },
+    CommandFlag { long: "storage", short: None, takes_value: false },
 ];
 
 fn run(args: Vec<OsString>, env: Vec<(OsString, OsString)>, out: &mut dyn Write) -> Result<(), Failure> {
@@ -129,7 +131,8 @@ fn run(args: Vec<OsString>, env: Vec<(OsString, OsString)>, out: &mut dyn Write)
     let (command, flags) = split(&loaded.rest)?;
     match command {
         Command::Token => token(&loaded.config, &flags, out),
-        Command::ConfigCheck => config_check(&loaded, out),
+        Command::ConfigCheck if flags.is_empty() => config_check(&loaded, out),
+        Command::ConfigCheck => storage_check(&loaded.config, out),
         Command::RecordingsList => recordings::list(&loaded.config, out),
         Command::RecordingsRepair => recordings::repair(&loaded.config, out),
         Command::RecordingsUpload => {
@@ -177,6 +180,7 @@ fn split(rest: &[Rest]) -> Result<(Command, CommandValues), Failure> {
     };
     let owner = |name: &str| match name {
         "all-failed" => (Command::RecordingsUpload, "recordings upload"),
+        "storage" => (Command::ConfigCheck, "config check"),
         _ => (Command::Token, "token"),
     };
     match flags.iter().find(|(name, _)| owner(name).0 != command) {
@@ -319,6 +323,22 @@ fn config_check(loaded: &Loaded, out: &mut dyn Write) -> Result<(), Failure> {
         writeln!(out, "# warning: {warning}")?;
     }
     Ok(())
+}
+
+/// Whether recordings can be stored where they are to be.
+fn storage_check(config: &Config, out: &mut dyn Write) -> Result<(), Failure> {
+    let directory = &config.recording.output_dir;
+    let local = |error: io::Error| Failure::Failed(format!("RECORDING_OUTPUT_DIR {}: {error}", directory.display()));
+    let Some(store) = cloud::open(config)? else {
+        std::fs::create_dir_all(directory).map_err(local)?;
+        let free = disk::free(directory).map_err(local)?;
+        return Ok(writeln!(out, "local: recordings stay in {}, {} MiB free", directory.display(), free >> 20)?);
+    };
+    let provider = store.provider();
+    // Not where recordings are: whoever looks may not be who serves.
+    cloud::check(store.as_ref(), &std::env::temp_dir())
+        .map_err(|fault| Failure::Failed(format!("{provider}: {} ({})", fault.text, fault.kind.as_str())))?;
+    Ok(writeln!(out, "{provider}: an object was written, read back and deleted")?)
 }
 
 fn readable(path: &Path) -> Result<(), Failure> {

@@ -28,7 +28,7 @@ use crate::recording::feed::{Notice, NoticeKind};
 use crate::shard::{Mail, ShardConfig};
 use crate::storage::files::Files;
 use crate::storage::recorder::{self, NoticeTo, Recorders};
-use crate::storage::{provider, uploader};
+use crate::storage::{cloud, uploader};
 use crate::worker::udp::UdpSocket;
 use crate::worker::{self, Mailbox, Media, Totals, Worker, WorkerConfig, WorkerMail};
 
@@ -69,11 +69,7 @@ pub fn serve(prepared: Prepared) -> Result<(), ServeError> {
     let retention = Retention::days(config.recording.retention_days);
     let database = Database::start_with(&database, &config.recording.output_dir, retention);
     let database = database.map_err(|e| fail("database", e))?;
-    // Calls go on, and are recorded, whatever is wrong with the store.
-    let store = provider::open(&config.recording).unwrap_or_else(|error| {
-        tracing::error!("{error}; recordings stay on this machine");
-        None
-    });
+    let store = cloud::open(&config).map_err(|e| ServeError(e.to_string()))?;
     let files = Files::start_with(store.clone()).map_err(|e| fail("files", e))?;
     let recording = &config.recording;
     let upload = store.map(|store| uploader::Config::new(store, &recording.output_dir, recording.keep_local));

@@ -14,8 +14,8 @@ use crate::config::Config;
 use crate::db::Database;
 use crate::log::Safe;
 use crate::recording::library::{Answer, Entry, Inquiry, Request, Status, Unavailable};
+use crate::storage::cloud;
 use crate::storage::outbox::Outbox;
-use crate::storage::provider;
 use crate::storage::store::Store;
 use crate::storage::uploader::{self, Uploads};
 
@@ -46,7 +46,7 @@ impl Which {
 
 /// Errors: one of them is not in the store; each is told on its own.
 pub(super) fn upload(config: &Config, which: Which, out: &mut dyn Write) -> Result<(), Failure> {
-    match provider::open(&config.recording).map_err(Failure::Failed)? {
+    match cloud::open(config)? {
         Some(store) => upload_to(store, config, which, out),
         None => Err(Failure::Failed("RECORDING_STORAGE_PROVIDER is local: recordings stay on this machine".to_owned())),
     }

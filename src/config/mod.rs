@@ -694,13 +694,6 @@ impl Config {
         if !composed.is_empty() {
             warnings.push(format!("{}: composition is not available yet", composed.join(", ")));
         }
-        if recording.provider != StorageProvider::Local {
-            let text = "RECORDING_STORAGE_PROVIDER: uploads are not available yet; recordings stay where they are made";
-            warnings.push(text.to_owned());
-        }
-        if recording.retention_days > 0 {
-            warnings.push("RECORDING_RETENTION_DAYS: nothing is deleted by age yet".to_owned());
-        }
         if recording.auto && !recording.allowed {
             return fail("RECORDING_AUTO needs RECORDING_ALLOWED");
         }

@@ -7,7 +7,8 @@
 //! - [`finisher`]: the one that does what comes after: [`finish`] with [`parts`], [`poster`] and [`source`], and [`repair`]
 //! - [`journal`]: the manifest, and the lock on a recording
 //! - [`outbox`]: what the database is to know, kept until it takes it
-//! - [`store`]: what a store of objects has to do, and [`cloud`]: the stores there are; [`upload`]: how a recording gets into one; [`uploader`]: the threads that do it
+//! - [`store`]: what a store of objects has to do, and [`cloud`]: those that there are
+//! - [`upload`]: how a recording gets into one; [`uploader`]: the threads that do it
 //! - [`disk`], [`files`], [`remote`]: directories and free space; octets for downloads, of files here and of objects
 //!
 //! ```text
@@ -29,7 +30,6 @@ pub mod machine;
 pub mod outbox;
 pub mod parts;
 pub mod poster;
-pub mod provider;
 pub mod recorder;
 pub mod remote;
 pub mod repair;

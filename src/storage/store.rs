@@ -92,6 +92,26 @@ pub enum FaultKind {
     Refused,
 }
 
+impl FaultKind {
+    /// What to look at, in a word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            FaultKind::Credentials => "credentials",
+            FaultKind::Clock => "clock",
+            FaultKind::Bucket => "bucket",
+            FaultKind::Region => "region",
+            FaultKind::Network => "network",
+            FaultKind::Tls => "certificate",
+            FaultKind::Throttled => "throttled",
+            FaultKind::Server => "store",
+            FaultKind::Missing => "missing",
+            FaultKind::Corrupt => "corrupt",
+            FaultKind::Local => "local file",
+            FaultKind::Refused => "refused",
+        }
+    }
+}
+
 /// What went wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
