@@ -14,4 +14,5 @@ mod bad_ways;
 mod gcs;
 mod s3;
 mod tls;
+mod uploads;
 mod vercel_blob;
