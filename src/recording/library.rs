@@ -4,7 +4,7 @@
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
@@ -338,22 +338,13 @@ pub enum ReadFrom {
     /// One of the store. `rest`: octets that will be read from the offset of the first piece on.
     Remote { remote: Box<Remote>, name: String, rest: u64 },
     /// One of the store from which an earlier piece came.
-    Stream(Arc<Stream>),
+    Stream(Arc<dyn Stream>),
 }
 
 /// A file of the store that is being read.
-pub struct Stream {
-    pub remote: Remote,
-    /// Where it ends, of the file.
-    pub end: u64,
-    /// What comes next, and where in the file that is; `None` after a failure.
-    pub open: Mutex<Option<(u64, Box<dyn std::io::Read + Send>)>>,
-}
-
-impl fmt::Debug for Stream {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Stream").field("remote", &self.remote).field("end", &self.end).finish_non_exhaustive()
-    }
+pub trait Stream: fmt::Debug + Send + Sync {
+    /// Octets from there on, all of them; the rest of the file is read on without asking again. Blocks.
+    fn read(&self, offset: u64, octets: &mut [u8]) -> Result<(), Unreadable>;
 }
 
 /// A piece of a file.

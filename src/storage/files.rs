@@ -67,7 +67,7 @@ fn start_remote(store: Arc<dyn Store>) -> io::Result<Sender<Read>> {
         let (reads, store) = (reads.clone(), store.clone());
         thread::Builder::new().name(format!("files-remote-{number}")).spawn(move || {
             work(&reads, |Read { from, offset, length, reply }| {
-                reply(remote::read(&*store, from, offset, length));
+                reply(remote::read(&store, from, offset, length));
             });
         })?;
     }

@@ -1,14 +1,15 @@
 //! Octets of objects for those who download them: sent to the store where it signs URLs, else read from it piece by piece.
 
+use std::fmt;
 use std::io::Read;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use super::store::{Fault, FaultKind, Store};
-use crate::recording::library::{PIECE_MAX, Piece, ReadFrom, Stream, Unreadable};
+use crate::recording::library::{PIECE_MAX, Piece, ReadFrom, Remote, Stream, Unreadable};
 
 /// A piece of an object; the first of one that can be had from elsewhere is where.
-pub fn read(store: &dyn Store, from: ReadFrom, offset: u64, length: usize) -> Result<Piece, Unreadable> {
+pub fn read(store: &Arc<dyn Store>, from: ReadFrom, offset: u64, length: usize) -> Result<Piece, Unreadable> {
     let stream = match from {
         ReadFrom::Remote { remote, name, rest } => {
             if remote.provider != store.provider() {
@@ -20,36 +21,57 @@ pub fn read(store: &dyn Store, from: ReadFrom, offset: u64, length: usize) -> Re
                 Ok(None) => {}
                 Err(fault) => return Err(unreadable(&remote.url, &fault)),
             }
-            Arc::new(Stream { end: offset.saturating_add(rest), remote: *remote, open: Mutex::new(None) })
+            let (store, end) = (store.clone(), offset.saturating_add(rest));
+            Arc::new(Object { store, remote: *remote, end, open: Mutex::new(None) })
         }
         ReadFrom::Stream(stream) => stream,
         ReadFrom::Path(_) | ReadFrom::Open(_) => return Err(Unreadable::Failed),
     };
     let mut octets = vec![0; length.min(PIECE_MAX)];
-    // A stream that nobody has read from for a while may be closed.
-    for is_last in [false, true] {
-        match fill(store, &stream, offset, &mut octets) {
-            Ok(()) => return Ok(Piece { octets, from: ReadFrom::Stream(stream) }),
-            Err(fault) if is_last || fault.kind == FaultKind::Missing => {
-                return Err(unreadable(&stream.remote.url, &fault));
-            }
-            Err(_) => {}
-        }
-    }
-    Err(Unreadable::Failed)
+    stream.read(offset, &mut octets)?;
+    Ok(Piece { octets, from: ReadFrom::Stream(stream) })
 }
 
-fn fill(store: &dyn Store, stream: &Stream, offset: u64, octets: &mut [u8]) -> Result<(), Fault> {
-    let mut open = stream.open.lock().unwrap_or_else(PoisonError::into_inner);
-    let mut reader = match open.take() {
-        Some((at, reader)) if at == offset => reader,
-        _ => store.read(&stream.remote.key, offset, stream.end.saturating_sub(offset))?,
-    };
-    reader.read_exact(octets).map_err(|error| Fault::new(FaultKind::Network, error.to_string()))?;
-    let at = offset + octets.len() as u64;
-    // What has nothing more to say goes at once.
-    *open = (at < stream.end).then_some((at, reader));
-    Ok(())
+/// One that is being read.
+struct Object {
+    store: Arc<dyn Store>,
+    remote: Remote,
+    /// Where reading ends, of the file.
+    end: u64,
+    /// What comes next, and where in the file that is; `None` after a failure.
+    open: Mutex<Option<(u64, Box<dyn Read + Send>)>>,
+}
+
+impl fmt::Debug for Object {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Object").field("remote", &self.remote).field("end", &self.end).finish_non_exhaustive()
+    }
+}
+
+impl Stream for Object {
+    fn read(&self, offset: u64, octets: &mut [u8]) -> Result<(), Unreadable> {
+        // A stream that nobody has read from for a while may be closed.
+        let read = match self.fill(offset, octets) {
+            Err(fault) if fault.kind != FaultKind::Missing => self.fill(offset, octets),
+            read => read,
+        };
+        read.map_err(|fault| unreadable(&self.remote.url, &fault))
+    }
+}
+
+impl Object {
+    fn fill(&self, offset: u64, octets: &mut [u8]) -> Result<(), Fault> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut reader = match open.take() {
+            Some((at, reader)) if at == offset => reader,
+            _ => self.store.read(&self.remote.key, offset, self.end.saturating_sub(offset))?,
+        };
+        reader.read_exact(octets).map_err(|error| Fault::new(FaultKind::Network, error.to_string()))?;
+        let at = offset + octets.len() as u64;
+        // What has nothing more to say goes at once.
+        *open = (at < self.end).then_some((at, reader));
+        Ok(())
+    }
 }
 
 fn unreadable(url: &str, fault: &Fault) -> Unreadable {
@@ -65,17 +87,16 @@ mod tests {
     use super::super::tests::Scratch;
     use super::super::upload::fake::{Fake, Fate};
     use super::*;
-    use crate::recording::library::Remote;
-    use crate::storage::store::{Object, Range};
+    use crate::storage::store::{self, Range};
 
-    fn store(content: &[u8]) -> Fake {
+    fn store(content: &[u8]) -> Arc<Fake> {
         let scratch = Scratch::new("remote");
         let path = scratch.path().join("file");
         std::fs::write(&path, content).expect("room");
         let store = Fake::new(1000);
-        let object = Object { key: "call/r/a.webm", content_type: "video/webm" };
+        let object = store::Object { key: "call/r/a.webm", content_type: "video/webm" };
         store.put(object, Range { path: &path, offset: 0, length: content.len() as u64 }).expect("a store");
-        store
+        Arc::new(store)
     }
 
     fn from(rest: u64) -> ReadFrom {
@@ -88,15 +109,16 @@ mod tests {
     fn a_stream_is_opened_once_and_again_when_it_breaks() {
         let content: Vec<u8> = (0..10_000_u32).map(|n| (n % 251) as u8).collect();
         let store = store(&content);
-        let mut piece = read(&store, from(9_000), 1_000, 500).expect("a piece");
+        let of: Arc<dyn Store> = store.clone();
+        let mut piece = read(&of, from(9_000), 1_000, 500).expect("a piece");
         assert_eq!(piece.octets, content[1_000..1_500]);
         for at in (1_500..10_000).step_by(500) {
-            piece = read(&store, piece.from, at as u64, 500).expect("a piece");
+            piece = read(&of, piece.from, at as u64, 500).expect("a piece");
             assert_eq!(piece.octets, content[at..at + 500]);
         }
         assert_eq!(store.count("read"), 1);
         // Elsewhere than it was: it is opened there.
-        piece = read(&store, piece.from, 2_000, 10).expect("a piece");
+        piece = read(&of, piece.from, 2_000, 10).expect("a piece");
         assert_eq!((piece.octets.as_slice(), store.count("read")), (&content[2_000..2_010], 2));
         // One that breaks off is tried once more, and no further.
         let failures = store.calls() + 1;
@@ -104,23 +126,24 @@ mod tests {
             true => Fate::Before(Fault::new(FaultKind::Network, "reset")),
             false => Fate::Fine,
         });
-        assert!(read(&store, piece.from, 3_000, 10).is_ok());
+        assert!(read(&of, piece.from, 3_000, 10).is_ok());
         store.plan(|_, _| Fate::Before(Fault::new(FaultKind::Network, "reset")));
-        assert_eq!(read(&store, from(10), 0, 10).expect_err("a fault"), Unreadable::Failed);
+        assert_eq!(read(&of, from(10), 0, 10).expect_err("a fault"), Unreadable::Failed);
         store.heal();
-        assert_eq!(read(&store, from(99), 9_990, 20).expect_err("it is shorter"), Unreadable::Failed);
+        assert_eq!(read(&of, from(99), 9_990, 20).expect_err("it is shorter"), Unreadable::Failed);
         store.delete("call/r/a.webm").expect("a store");
-        assert_eq!(read(&store, from(10), 0, 10).expect_err("it is gone"), Unreadable::Missing);
+        assert_eq!(read(&of, from(10), 0, 10).expect_err("it is gone"), Unreadable::Missing);
     }
 
     #[test]
     fn who_can_be_sent_elsewhere_is() {
-        let mut store = store(b"abc");
+        let mut store = Fake::new(1000);
         store.signs = true;
-        let Err(Unreadable::Elsewhere(url)) = read(&store, from(3), 0, 3) else { panic!("not read here") };
+        let of: Arc<dyn Store> = Arc::new(store);
+        let Err(Unreadable::Elsewhere(url)) = read(&of, from(3), 0, 3) else { panic!("not read here") };
         assert_eq!(url, "https://fake.example/call/r/a.webm?name=a.webm&valid=300&signature=s");
         let ReadFrom::Remote { remote, name, rest } = from(3) else { panic!("as made") };
         let other = ReadFrom::Remote { remote: Box::new(Remote { provider: "s3".into(), ..*remote }), name, rest };
-        assert_eq!(read(&store, other, 0, 3).expect_err("not ours"), Unreadable::Failed);
+        assert_eq!(read(&of, other, 0, 3).expect_err("not ours"), Unreadable::Failed);
     }
 }
