@@ -64,7 +64,7 @@ impl Place {
 
     /// A recording that is over, with its files.
     fn recorded(&self, number: usize) -> Entry {
-        let (room, recording) = (format!("room-{number}"), format!("rec_{number:026}"));
+        let (room, recording) = (format!("room-{number}"), format!("rec_{number:024}"));
         let directory = PathBuf::from(&room).join(&recording);
         fs::create_dir_all(self.directory().join(&directory)).expect("room");
         let file = |(name, kind, size): (&str, FileKind, u64)| {

@@ -54,7 +54,7 @@ pub struct Machine {
     doing: Option<Task>,
     /// Parts that were sent by somebody else: what they were made of may not be there any more.
     unchecked: BTreeSet<(String, u32)>,
-    /// Puts that somebody else may have done.
+    /// Files that may have been put, or put together, without anybody having heard of it.
     unsure: BTreeSet<String>,
     /// Keys of which nothing is in the store any more.
     deleted: BTreeSet<String>,
@@ -178,7 +178,7 @@ impl Machine {
         }
         for file in &upload.files {
             machine.unchecked.extend(file.parts.iter().map(|part| (file.name.clone(), part.number)));
-            if file.step == Step::Putting {
+            if matches!(file.step, Step::Putting | Step::Completing) {
                 machine.unsure.insert(file.name.clone());
             }
         }
@@ -381,6 +381,9 @@ impl Machine {
                 }
             }
             (Task::Complete { key, .. } | Task::Put { key, .. }, Done::Stored(stored)) => {
+                if let Some(file) = self.upload.files.iter().find(|file| file.key == key) {
+                    self.unsure.remove(&file.name);
+                }
                 self.change_file(&key, |file| {
                     (file.etag, file.url, file.step) = (Some(stored.etag), Some(stored.url), Step::Verifying);
                 });
@@ -394,8 +397,8 @@ impl Machine {
                 self.succeeded(true);
             }
             (Task::Verify { key, name, .. }, Done::Verified(None)) => {
-                let is_put = self.unsure.remove(&name);
-                if !is_put {
+                let was_unsure = self.unsure.remove(&name);
+                if !was_unsure {
                     let fault = Fault::new(FaultKind::Corrupt, format!("{name}: the store has something else"));
                     self.begin_anew(&key);
                     self.fault(now, wall, fault);
@@ -430,13 +433,17 @@ impl Machine {
             return;
         }
         match (task, fault.kind) {
-            // It may have been completed before, and nobody has heard of it.
+            // It may have been completed before, and nobody has heard of it. Some stores say otherwise that the upload is gone.
             (Task::Complete { key, .. }, FaultKind::Missing) => {
                 self.change_file(key, |file| file.step = Step::Verifying);
                 return;
             }
             (Task::Part { key, .. }, FaultKind::Missing) | (Task::Complete { key, .. }, FaultKind::Corrupt) => {
                 self.begin_anew(key);
+            }
+            (Task::Complete { key, .. }, _) => {
+                let name = self.upload.files.iter().find(|file| file.key == *key).map(|file| file.name.clone());
+                self.unsure.extend(name);
             }
             _ => {}
         }

@@ -87,6 +87,7 @@ impl Machine {
         match file.step {
             Step::Creating => Next::Task(create(file)),
             Step::Parts => self.plan_parts(of),
+            Step::Completing if self.unsure.contains(&of.name) => Next::Task(verify(file)),
             Step::Completing => Next::Task(Task::Complete {
                 key: file.key.clone(),
                 content_type: file.content_type.clone(),
