@@ -9,7 +9,7 @@
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read};
-use std::net::UdpSocket;
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -182,6 +182,11 @@ fn recordings_by_rest() {
 }
 
 #[test]
+fn a_recording_goes_into_a_bucket() {
+    recording("recording_s3").with_bucket().run();
+}
+
+#[test]
 fn a_call_that_is_recorded_by_itself() {
     recording("recording_auto").with_server("RECORDING_AUTO", "true").run();
 }
@@ -257,6 +262,7 @@ struct Story {
     environment: Vec<(&'static str, &'static str)>,
     server_environment: Vec<(&'static str, &'static str)>,
     turn_server: bool,
+    bucket: bool,
     certificate: bool,
     weather: Option<Weather>,
     /// A server that ends is started again.
@@ -283,6 +289,7 @@ impl Story {
             environment: Vec::new(),
             server_environment: Vec::new(),
             turn_server: false,
+            bucket: false,
             certificate: false,
             weather: None,
             comes_back: false,
@@ -312,6 +319,12 @@ impl Story {
     /// The scenario may kill the server, whose id it is given: it is started again, at the same address.
     fn that_comes_back(mut self) -> Self {
         self.comes_back = true;
+        self
+    }
+
+    /// Recordings go into a bucket of an S3 server.
+    fn with_bucket(mut self) -> Self {
+        self.bucket = true;
         self
     }
 
@@ -357,6 +370,20 @@ impl Story {
         if let Some(turn_server) = &turn_server {
             set("WEBRTC_TURN_SERVER_URL", &turn_server.url);
             set("WEBRTC_TURN_SECRET", TurnServer::SECRET);
+        }
+        let s3_server = self.bucket.then(|| S3Server::start(&directory.path));
+        if let Some(s3_server) = &s3_server {
+            set("RECORDING_STORAGE_PROVIDER", "s3");
+            set("RECORDING_S3_ENDPOINT", &s3_server.url);
+            set("RECORDING_S3_BUCKET", S3Server::BUCKET);
+            set("RECORDING_S3_REGION", "us-east-1");
+            set("RECORDING_S3_PREFIX", "calls");
+            set("RECORDING_S3_PATH_STYLE", "true");
+            set("RECORDING_S3_ACCESS_KEY_ID", S3Server::KEY);
+            set("RECORDING_S3_SECRET_ACCESS_KEY", S3Server::SECRET);
+            let bucket = s3_server.root.join(S3Server::BUCKET);
+            node_environment.push(("S3_BUCKET_DIRECTORY".into(), bucket.display().to_string()));
+            node_environment.push(("S3_SECRET".into(), S3Server::SECRET.into()));
         }
         if self.certificate {
             let (certificate, key) = make_certificate(&directory.path);
@@ -418,6 +445,9 @@ impl Story {
     fn missing(&self) -> Option<String> {
         if !scenarios().join("../node_modules/playwright-core").exists() {
             return Some("node_modules is missing: run tests/e2e/setup.sh".into());
+        }
+        if self.bucket && !S3Server::program().exists() {
+            return Some("s3s-fs is missing: run tests/e2e/setup.sh".into());
         }
         let missing: Vec<_> = self.tools.iter().copied().filter(|tool| find(tool).is_none()).collect();
         (!missing.is_empty()).then(|| format!("{} not installed: run tests/e2e/setup.sh", missing.join(", ")))
@@ -571,6 +601,41 @@ impl TurnServer {
             assert!(Instant::now() < deadline, "the TURN server does not listen:\n{}", process.log());
         }
         TurnServer { url: format!("turn:127.0.0.1:{port}?transport=udp"), process }
+    }
+}
+
+/// s3s-fs, which checks signatures and keeps objects as files.
+struct S3Server {
+    url: String,
+    root: PathBuf,
+    _process: Process,
+}
+
+impl S3Server {
+    const BUCKET: &str = "recordings";
+    const KEY: &str = "AKSTORYSTORYSTORY";
+    const SECRET: &str = "q0JvX7m2NfRzKd8sWbTyHc5LpGuEa3Vi";
+
+    fn program() -> PathBuf {
+        scenarios().join("../.tools/bin/s3s-fs")
+    }
+
+    fn start(directory: &Path) -> Self {
+        let root = directory.join("s3");
+        fs::create_dir_all(root.join(Self::BUCKET)).expect("a bucket");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("a free port");
+        drop(listener);
+        let mut command = Command::new(Self::program());
+        command.args(["--host", "127.0.0.1", "--port", &address.port().to_string()]);
+        command.args(["--access-key", Self::KEY, "--secret-key", Self::SECRET]).arg(&root);
+        let (process, _) = Process::start(command, "the S3 server");
+        let deadline = Instant::now() + START_LIMIT;
+        while TcpStream::connect(address).is_err() {
+            assert!(Instant::now() < deadline, "the S3 server does not listen:\n{}", process.log());
+            thread::sleep(Duration::from_millis(20));
+        }
+        S3Server { url: format!("http://{address}"), root, _process: process }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Recordings on their way into a real store, through every kind of weather: whatever happens, each object is the file in the
 //! end, and nothing is left over.
 //!
-//! `UPLOADS=n` sends that many recordings through each weather; `tools/uploads.sh` does it with 20.
+//! `UPLOADS=n` sends so many recordings through each weather, `tools/uploads.sh` twenty.
 
 use std::fs;
 use std::path::PathBuf;
@@ -163,10 +163,10 @@ fn check(s3: &S3sFs, place: &Place, entries: &[Entry], weather: &str) {
             assert_eq!(local.exists(), stays, "{weather}: {key} here");
         }
     }
-    // s3s-fs keeps parts in its root until they are completed or aborted.
+    // s3s-fs keeps uploads and their parts in its root until they are completed or aborted.
     let root = s3.kept("").parent().expect("above the bucket").to_owned();
     let left: Vec<_> = fs::read_dir(&root).expect("it is there").flatten().map(|left| left.file_name()).collect();
-    let parts = left.iter().filter(|name| name.to_string_lossy().contains("upload_id")).count();
+    let parts = left.iter().filter(|name| name.to_string_lossy().starts_with(".upload")).count();
     assert_eq!(parts, 0, "{weather}: {left:?}");
 }
 
