@@ -4,6 +4,7 @@
 
 import { createHash } from "node:crypto";
 import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { createServer } from "node:http";
 import { join } from "node:path";
 import { blankPage, chromium, temporaryDirectory } from "../lib/browser.mjs";
 import { analyse, cameraOf, hostToken, playsAndSeeks, publish, Recording, rest, SYNC, voiceOf } from "../lib/recording.mjs";
@@ -52,13 +53,22 @@ await story("a recording goes into a bucket", async () => {
     complete: true,
     tracks: [cameraOf("alice", { flashes: 3 }), voiceOf("alice", { beeps: 3 })],
   });
-  await playsAndSeeks(await blankPage(browser, "player"), "Chromium", url, whole.media.durationMs / 1_000);
+  const player = await blankPage(browser, "player", { path: await foreignPage() });
+  await playsAndSeeks(player, "Chromium", url, whole.media.durationMs / 1_000);
 
   assertEqual((await rest(host, "DELETE", recording.path)).status, 204, "the deletion");
   const left = join(bucket, "calls", id, recording.recordingId);
   assert(!existsSync(left) || readdirSync(left).length === 0, "nothing is left in the bucket");
   step("it is deleted");
 });
+
+/** Of another origin, as the product is that has the calls: the page of the server plays nothing from elsewhere. */
+async function foreignPage() {
+  const server = createServer((_, response) => response.writeHead(200, { "content-type": "text/html" }).end("<!doctype html><title>product</title>"));
+  server.unref();
+  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
+  return `http://127.0.0.1:${server.address().port}/`;
+}
 
 function hash(bytes) {
   return createHash("sha256").update(bytes).digest("hex");
