@@ -171,8 +171,9 @@ pub fn s3(endpoint: &str) -> Arc<dyn Store> {
     s3_with(endpoint, &[])
 }
 
-pub fn s3_with(endpoint: &str, more: &[(&str, &str)]) -> Arc<dyn Store> {
-    let mut env = vec![
+/// The configuration of that.
+pub fn s3_environment(endpoint: &str) -> [(&str, &str); 7] {
+    [
         ("RECORDING_STORAGE_PROVIDER", "s3"),
         ("RECORDING_S3_ENDPOINT", endpoint),
         ("RECORDING_S3_BUCKET", BUCKET),
@@ -180,7 +181,11 @@ pub fn s3_with(endpoint: &str, more: &[(&str, &str)]) -> Arc<dyn Store> {
         ("RECORDING_S3_ACCESS_KEY_ID", ACCESS_KEY),
         ("RECORDING_S3_SECRET_ACCESS_KEY", SECRET_KEY),
         ("RECORDING_S3_PATH_STYLE", "true"),
-    ];
+    ]
+}
+
+pub fn s3_with(endpoint: &str, more: &[(&str, &str)]) -> Arc<dyn Store> {
+    let mut env = s3_environment(endpoint).to_vec();
     env.retain(|(name, _)| more.iter().all(|(other, _)| other != name));
     env.extend_from_slice(more);
     open(&env, SHORT)

@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::thread;
@@ -153,6 +154,11 @@ fn hex(octets: &[u8]) -> String {
 
 /// Each object is the file, and no upload is open.
 fn check(s3: &S3sFs, place: &Place, entries: &[Entry], weather: &str) {
+    check_objects(s3, place, entries, weather);
+    assert_eq!(left_over(s3), (0, 0), "{weather}: uploads and parts are left");
+}
+
+fn check_objects(s3: &S3sFs, place: &Place, entries: &[Entry], weather: &str) {
     for entry in entries {
         for file in &entry.files {
             let key = format!("{}/{}", entry.directory.display(), file.name);
@@ -163,11 +169,15 @@ fn check(s3: &S3sFs, place: &Place, entries: &[Entry], weather: &str) {
             assert_eq!(local.exists(), stays, "{weather}: {key} here");
         }
     }
-    // s3s-fs keeps uploads and their parts in its root until they are completed or aborted.
+}
+
+/// Uploads that are open, and parts: s3s-fs keeps them in its root until they are completed or aborted.
+fn left_over(s3: &S3sFs) -> (usize, usize) {
     let root = s3.kept("").parent().expect("above the bucket").to_owned();
-    let left: Vec<_> = fs::read_dir(&root).expect("it is there").flatten().map(|left| left.file_name()).collect();
-    let parts = left.iter().filter(|name| name.to_string_lossy().starts_with(".upload")).count();
-    assert_eq!(parts, 0, "{weather}: {left:?}");
+    let names = fs::read_dir(&root).expect("it is there").flatten().map(|left| left.file_name());
+    let names: Vec<String> = names.map(|name| name.to_string_lossy().into_owned()).collect();
+    let count = |start: &str| names.iter().filter(|name| name.starts_with(start)).count();
+    (count(".upload-"), count(".upload_id-"))
 }
 
 /// Answers every request so that is among the first `bad` of its kind.
@@ -289,6 +299,65 @@ fn the_store_is_not_there_for_a_while() {
     entries.iter().for_each(|entry| drop(server.completed(entry, "refused")));
     server.stop();
     check(&s3, &place, &entries, "refused");
+}
+
+/// The program itself, started again and again: killed at its first request that reaches the store, at its second, and so on.
+#[test]
+fn kills_at_every_request() {
+    let Some(s3) = S3sFs::start("kills") else { return };
+    let proxy = Proxy::start(s3.program.address, |_, _| Do::Pass);
+    let place = Place { scratch: Scratch::new(), store: harness::s3(&proxy.url()) };
+    let entries: Vec<Entry> = (0..recordings()).map(|number| place.recorded(number)).collect();
+    let data = place.scratch.path().join("data");
+    let database = || Database::start(&data.join("webrtc-engine.db"), &place.directory()).expect("it starts");
+    fs::create_dir_all(&data).expect("room");
+    let server = Server { database: Some(database()), uploads: None };
+    entries.iter().for_each(|entry| server.send(Request::Update(Update::Save(Box::new(entry.clone())))));
+    server.stop();
+    let mut kills = 0;
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let seen = proxy.requests().len();
+        let mut child = Command::new(env!("CARGO_BIN_EXE_webrtc-engine"))
+            .args(["recordings", "upload"])
+            .env_clear()
+            .envs(harness::s3_environment(&proxy.url()))
+            .env("DATA_DIR", &data)
+            .env("RECORDING_OUTPUT_DIR", place.directory())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("it can be started");
+        let ended = loop {
+            assert!(Instant::now() < until, "after {kills} kills");
+            if let Some(status) = child.try_wait().expect("a child") {
+                break Some(status);
+            }
+            // Every second time a moment later, when the store has done it.
+            if proxy.requests().len() > seen + kills as usize / 2 {
+                thread::sleep(Duration::from_millis(30 * (kills % 2)));
+                child.kill().expect("it runs");
+                child.wait().expect("a child");
+                break None;
+            }
+            thread::sleep(Duration::from_millis(1));
+        };
+        match ended {
+            Some(status) => break assert!(status.success(), "{status}"),
+            None => kills += 1,
+        }
+    }
+    assert!(kills > 5, "it was killed {kills} times");
+    let server = Server { database: Some(database()), uploads: None };
+    for entry in &entries {
+        let seen = server.status(entry).expect("it is known");
+        assert_eq!((seen.status, seen.error), (Status::Completed, None));
+    }
+    server.stop();
+    check_objects(&s3, &place, &entries, "kills");
+    // One that was made when whoever asked for it was killed has no parts, and nobody can name it.
+    let (uploads, parts) = left_over(&s3);
+    assert!(uploads <= recordings() && parts == 0, "{uploads} uploads and {parts} parts are left");
 }
 
 /// Whoever uploads is gone after each request that changes something, and begins again.
