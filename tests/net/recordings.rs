@@ -243,6 +243,7 @@ fn recordings_are_listed_and_shown() {
         "files": [{
             "name": "recording.webm", "kind": "call", "participant": null, "contentType": "video/webm", "size": 20,
             "sha256": "5a".repeat(32), "media": {"durationMs": 1500, "tracks": []}, "url": content(2),
+            "location": "local", "storageUrl": null,
         }],
     });
     assert_eq!(shown.json(), expected);
