@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Once};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -361,6 +361,7 @@ impl Story {
         let lock = File::create(Path::new(env!("CARGO_TARGET_TMPDIR")).join("e2e.lock")).expect("the lock file");
         lock.lock().expect("the lock between test processes");
 
+        settle();
         let directory = TemporaryDirectory::new(self.scenario);
         let mut environment: Vec<(String, String)> = Vec::new();
         let mut node_environment: Vec<(String, String)> = Vec::new();
@@ -452,6 +453,20 @@ impl Story {
         let missing: Vec<_> = self.tools.iter().copied().filter(|tool| find(tool).is_none()).collect();
         (!missing.is_empty()).then(|| format!("{} not installed: run tests/e2e/setup.sh", missing.join(", ")))
     }
+}
+
+/// What was built a moment ago is still being written, and browsers that were never started are read from the disk: whoever comes
+/// to a call then stands still for half a second.
+fn settle() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // SAFETY: it takes nothing and cannot fail.
+        unsafe { libc::sync() };
+        let mut command = Command::new("chromium");
+        command.args(["--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", "about:blank"]);
+        // Whether there is one is said elsewhere.
+        let _ = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    });
 }
 
 /// A story that did not run is a failure where nothing may be left out.

@@ -191,6 +191,12 @@ impl Clock {
         }
     }
 
+    /// Whether reports say where the track's frames belong, so that arrivals do not matter.
+    pub fn is_told(&self, track: &TrackClock) -> bool {
+        let epoch = self.senders[track.sender].epoch;
+        track.ssrcs.get(track.current).is_some_and(|source| source.is_lined(source.used_ns, epoch))
+    }
+
     /// Learns from a report.
     pub fn handle_report(&mut self, track: &mut TrackClock, report: &Report) {
         let at = self.ns(report.arrival);
@@ -215,8 +221,8 @@ impl Clock {
                     sender.begin_anew();
                     source.epoch = sender.epoch;
                 }
-                // The report is a packet, too: others are compared with it.
-                sender.offset.add(at, at - ntp);
+                // The report is a packet, too, and may be later than those before it: others are compared with the earliest.
+                sender.offset.add(at, at.min(arrived) - ntp);
             }
             Verdict::Accepted => {}
             Verdict::Jumped => sender.offset.review(),

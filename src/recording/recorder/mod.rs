@@ -153,7 +153,7 @@ impl Recorder {
             let Slot::Live(track) = slot else { continue };
             sooner(track.jitter.poll_timeout());
             sooner(track.fill_ns(self.out.position_ns).map(at));
-            sooner(track.first_ns().map(at));
+            sooner(track.first_ns(&self.clock).map(at));
         }
         sooner(self.keyframes_due);
         next

@@ -86,7 +86,7 @@ pub(super) struct Track {
 ///
 /// The clock goes by the packets that were under way for the shortest time, and all that a track begins with may be late: a first key
 /// frame is large, and whoever has just come is busy. So the first frames wait for what comes next, no longer than other tracks
-/// would wait for this one anyway.
+/// would wait for this one anyway, or, of pictures, until a report tells.
 #[derive(Debug)]
 enum First {
     Awaited,
@@ -212,9 +212,12 @@ impl Track {
     }
 
     /// At which position the first frames have waited for long enough.
-    pub fn first_ns(&self) -> Option<i64> {
+    pub fn first_ns(&self, clock: &Clock) -> Option<i64> {
         match self.first {
-            First::Waiting(since_ns, _) => Some(since_ns + FIRST_WAIT_NS),
+            First::Waiting(since_ns, _) if self.kind == MediaKind::Audio || clock.is_told(&self.clock) => {
+                Some(since_ns + FIRST_WAIT_NS)
+            }
+            First::Waiting(since_ns, _) => Some(since_ns + FIRST_TOLD_NS),
             First::Awaited | First::Placed => None,
         }
     }
@@ -347,7 +350,7 @@ impl Track {
 
     /// The first frames, when they have waited for long enough.
     fn put_first(&mut self, position_ns: i64, clock: &Clock, out: &mut Output) {
-        if self.first_ns().is_none_or(|at_ns| position_ns < at_ns) {
+        if self.first_ns(clock).is_none_or(|at_ns| position_ns < at_ns) {
             return;
         }
         if let First::Waiting(_, frames) = std::mem::replace(&mut self.first, First::Placed) {
@@ -547,6 +550,9 @@ const LOOK_AHEAD: Duration = Duration::from_micros(6_500);
 
 /// How long the first frames of a track wait: less than others wait for them, a batch included.
 const FIRST_WAIT_NS: i64 = 400 * MS;
+/// Pictures wait for a report that long, since all of the first may be late by a quarter of a second; browsers send one about half
+/// a second after they begin. Those of sound come only after some.
+const FIRST_TOLD_NS: i64 = 500 * MS;
 /// So many, and no more: what a screen of 120 frames a second brings meanwhile, twice.
 const FIRST_MAX: usize = 96;
 /// How far a track may begin before what is written already.
