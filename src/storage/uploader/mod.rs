@@ -1,10 +1,10 @@
-//! The threads that upload: each takes a [`Machine`] whose turn it is, does what it wants done, and puts it back.
+//! The threads that upload: each takes a [`Machine`](super::upload::machine::Machine) whose turn it is, does what it wants done, and puts it back.
 //!
 //! Fed by whoever records, finishes or deletes, who never wait: what they say is noted, and what cannot be noted is found again in
 //! the database, which is the queue. A machine does nothing while the database does not take what it has to write down.
 //!
-//! - [`slots`]: all uploads and what was said to them; whose turn it is
-//! - [`turn`]: what a thread does with one of them
+//! - `slots`: all uploads and what was said to them; whose turn it is
+//! - `turn`: what a thread does with one of them
 
 mod slots;
 mod turn;

@@ -5,7 +5,7 @@
 //! itself ([`Entry`]), never by what it remembers having done: so a machine that was made again from both goes on like the one
 //! that is gone.
 //!
-//! [`plan`] has the decisions; what is here is what is told, what is asked, and what was not written down yet.
+//! `plan` has the decisions; what is here is what is told, what is asked, and what was not written down yet.
 //!
 //! Invariant: nothing is asked of the store while something is not written down.
 
