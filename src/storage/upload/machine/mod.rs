@@ -509,7 +509,7 @@ impl Machine {
         }
     }
 
-    /// What was sent of it is of no use.
+    /// What was sent of it is of no use. The upload it had is aborted first: whoever says that there is none may be wrong.
     fn begin_anew(&mut self, key: &str) {
         self.upload.head.restarts = self.upload.head.restarts.saturating_add(1);
         let part_size = self.config.part_size;
@@ -519,7 +519,7 @@ impl Machine {
         let is_put = size.is_some_and(|file| file.size <= part_size);
         self.change_file(key, |file| {
             file.step = if is_put { Step::Putting } else { Step::Creating };
-            (file.id, file.object, file.etag, file.url) = (None, None, None, None);
+            (file.etag, file.url) = (None, None);
             file.parts.clear();
         });
     }

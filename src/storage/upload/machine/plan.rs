@@ -230,7 +230,9 @@ impl Machine {
         let part_size = self.config.part_size;
         let is_stale = |file: &&FileUpload| {
             let has_other_parts = file.part_size != part_size && file.step != Step::Done;
-            !is_wanted(file) || has_other_parts
+            // It begins anew, and has an upload from before.
+            let was_left = matches!(file.step, Step::Creating | Step::Putting) && file.id.is_some();
+            !is_wanted(file) || has_other_parts || was_left
         };
         let file = self.upload.files.iter().find(is_stale)?;
         if file.id.is_some() {
