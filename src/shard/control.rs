@@ -152,7 +152,6 @@ impl Shard {
         let voices = Voices::of(key, state, &participant.carried);
         for (place, carried) in participant.carried.iter_mut().enumerate() {
             let facts = TrackFacts::of(state, &participant.wishes, carried.track);
-            carried.is_screen = facts.is_screen;
             if carried.kind == MediaKind::Audio {
                 let is_heard = voices.has(carried.track) || facts.is_pinned();
                 carried.wanted = if is_heard { Target::Best } else { Target::Paused };
@@ -207,7 +206,7 @@ impl Shard {
             let carried = &mut participant.carried[allotment.key];
             let before = carried.current;
             self.layers.clear();
-            if carried.is_screen {
+            if TrackFacts::of(state, &participant.wishes, carried.track).is_screen {
                 state.sfu.layers(now, carried.track, &mut self.layers);
             }
             let allotment = carried.keep_size(now, allotment, &self.layers, &mut total);

@@ -246,7 +246,6 @@ struct Carried {
     target: Option<Target>,
     /// A lower encoding is to be sent than still is.
     lowers: bool,
-    is_screen: bool,
     /// Since when bandwidth is short of the size that a screen has.
     short_since: Option<Instant>,
     /// What the client told of its picture.
@@ -265,7 +264,6 @@ impl Carried {
             wanted: Target::Paused,
             target: None,
             lowers: false,
-            is_screen: false,
             short_since: None,
             freezes: None,
         }

@@ -138,9 +138,9 @@ impl Shard {
     }
 }
 
-/// Browsers send a check at least every few seconds, so this is several of them; with the interval at which it is looked at it
-/// stays below the 15 s that are promised.
-const SILENT_AFTER: Duration = Duration::from_millis(14_500);
+/// Browsers send a check at least every few seconds, so this is several of them. With the interval at which it is looked at, a
+/// last word that was under way, and the way to the others, it stays below the 15 s that are promised.
+const SILENT_AFTER: Duration = Duration::from_secs(14);
 /// What came over the socket so soon after the last media was under way when both went silent. Pings are answered every 20 s, so
 /// that a socket that lives is heard later than this before a silent participant is given up.
 const LAST_WORD: Duration = Duration::from_secs(5);

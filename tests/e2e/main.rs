@@ -462,10 +462,14 @@ fn settle() {
     ONCE.call_once(|| {
         // SAFETY: it takes nothing and cannot fail.
         unsafe { libc::sync() };
-        let mut command = Command::new("chromium");
-        command.args(["--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", "about:blank"]);
         // Whether there is one is said elsewhere.
-        let _ = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        if find("chromium").is_some() {
+            let directory = TemporaryDirectory::new("settle");
+            let mut command = Command::new("chromium");
+            command.arg(format!("--user-data-dir={}", directory.path.display()));
+            command.args(["--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", "about:blank"]);
+            run_to_end(command, START_LIMIT, || {});
+        }
     });
 }
 

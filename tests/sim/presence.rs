@@ -46,8 +46,7 @@ fn a_network_that_vanishes() {
             let start = world.now;
             world.with(ann, |c, _| c.say("chat", json!({"text": "the line is bad"})));
             world.set_weather(ann, DARK);
-            // From the last word, which is under way for so long, until bob hears of it.
-            let lost = expect_told(world, bob, start, 15 * SECOND + 2 * signal_delay, &["lost"]);
+            let lost = expect_told(world, bob, start, 15 * SECOND, &["lost"]);
             let gone = expect_told(world, bob, start, 31 * SECOND, &["lost", "user-left"]);
             let values = [("lost after", format!("{lost:?}")), ("gone after", format!("{gone:?}"))];
             world.figure("a network that vanishes", &values);
