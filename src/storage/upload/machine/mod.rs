@@ -391,7 +391,10 @@ impl Machine {
             (Task::Verify { key, .. }, Done::Verified(Some(stored))) => {
                 self.change_file(&key, |file| {
                     (file.url, file.step) = (Some(stored.url), Step::Done);
-                    (file.id, file.object, file.etag) = (None, None, None);
+                    // Whether its upload was completed nobody has heard: what is there may be of an earlier one.
+                    if file.etag.take().is_some() {
+                        (file.id, file.object) = (None, None);
+                    }
                     file.parts.clear();
                 });
                 self.succeeded(true);
@@ -440,6 +443,11 @@ impl Machine {
             }
             (Task::Part { key, .. }, FaultKind::Missing) | (Task::Complete { key, .. }, FaultKind::Corrupt) => {
                 self.begin_anew(key);
+            }
+            // The same keys have just been good for looking at the object: what is refused is an upload that is gone.
+            (Task::Abort { key, .. }, FaultKind::Credentials | FaultKind::Refused) if self.is_done(key) => {
+                self.change_file(key, |file| (file.id, file.object) = (None, None));
+                return;
             }
             (Task::Complete { key, .. }, _) => {
                 let name = self.upload.files.iter().find(|file| file.key == *key).map(|file| file.name.clone());
@@ -529,6 +537,10 @@ impl Machine {
             change(file);
             self.unsaved.files.insert(file.name.clone());
         }
+    }
+
+    fn is_done(&self, key: &str) -> bool {
+        self.upload.files.iter().any(|file| file.key == key && file.step == Step::Done)
     }
 
     fn file(&self, name: &str) -> Option<&FileUpload> {

@@ -59,8 +59,10 @@ impl Machine {
                 self.begin_file(&of.name, &of.content_type, step);
                 return Next::Again;
             };
-            if file.step != Step::Done {
-                return self.plan_file(of);
+            match (file.step, &file.id) {
+                (Step::Done, None) => {}
+                (Step::Done, Some(_)) => return Next::Task(abort(file)),
+                _ => return self.plan_file(of),
             }
         }
         self.settle(&entry);
